@@ -1,0 +1,1 @@
+"""Measuring and showing: roll-outs, intervals, tables, curves, pictures."""

@@ -1,0 +1,165 @@
+"""What a roll-out asks for plans: agents and oracles behind one small interface."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from remdm.oracles.contract import Oracle
+from remdm.planning_constraints import PlanMemory
+from remdm.seeding import numpy_generator
+
+if TYPE_CHECKING:
+    from remdm.agent import BaseAgent
+
+
+class Plans(NamedTuple):
+    """The plans of one call.
+
+    Attributes:
+        tokens: Integer tokens [n, plan_horizon].
+        nfe: [n]: network evaluations of each plan.
+    """
+
+    tokens: np.ndarray
+    nfe: np.ndarray
+
+
+class Policy(Protocol):
+    """Something that plans for many episodes at once.
+
+    Attributes:
+        name: Short name for tables.
+        replan_every: Actions executed before the next plan.
+    """
+
+    name: str
+    replan_every: int
+
+    def begin(self, rows: np.ndarray, env_names: Sequence[str], level_seeds: Sequence[int]) -> None:
+        """New episodes start in `rows`; forget what was kept about the old ones."""
+        ...
+
+    def plan(self, observations: dict[str, np.ndarray], rows: np.ndarray) -> Plans:
+        """Plans for the episodes in `rows`.
+
+        Args:
+            observations: By name [n, ...], in the order of `rows`.
+            rows: int64 [n]: stable labels of the running episodes.
+        """
+        ...
+
+
+class OraclePolicy:
+    """Acts by an oracle's plans. What happens in an episode depends on its level seed only."""
+
+    def __init__(
+        self,
+        oracle: Oracle,
+        *,
+        plan_horizon: int = 16,
+        replan_every: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Args:
+        oracle: Who plans.
+        plan_horizon: Tokens per plan.
+        replan_every: Actions before the next plan; the whole plan when None.
+        seed: Seed of the oracle's own chance, combined with environment and level seed.
+        """
+        self.name = oracle.name
+        self.oracle = oracle
+        self.plan_horizon = plan_horizon
+        self.replan_every = checked_replan_every(replan_every, plan_horizon)
+        self.seed = seed
+        # A plan that is the label has no chance in it and can be made for all rows at once. The
+        # others draw from a generator of their episode, so that neighbours do not matter.
+        self._draws = type(oracle).plan is not Oracle.plan
+        self._generators: dict[int, np.random.Generator] = {}
+
+    def begin(self, rows: np.ndarray, env_names: Sequence[str], level_seeds: Sequence[int]) -> None:
+        """See `Policy.begin`."""
+        for row, env, level in zip(rows, env_names, level_seeds, strict=True):
+            self._generators[int(row)] = numpy_generator(self.seed, self.name, env, level)
+
+    def plan(self, observations: dict[str, np.ndarray], rows: np.ndarray) -> Plans:
+        """See `Policy.plan`."""
+        no_net = np.zeros(len(rows))
+        if not self._draws:
+            return Plans(self.oracle.label(observations, self.plan_horizon)[0], no_net)
+        plans = [
+            self.oracle.plan(
+                {name: array[i : i + 1] for name, array in observations.items()},
+                self.plan_horizon,
+                self._generators[int(row)],
+            )
+            for i, row in enumerate(rows)
+        ]
+        return Plans(np.concatenate(plans), no_net)
+
+
+class AgentPolicy:
+    """Acts by an agent's plans.
+
+    All rows draw from one generator, so the same generator and the same number of rows give the
+    same episodes, and another number of rows gives others of the same distribution.
+    """
+
+    def __init__(
+        self,
+        agent: "BaseAgent",
+        generator: torch.Generator,
+        *,
+        replan_every: int | None = None,
+        name: str = "planner",
+        constrained: bool = False,
+    ) -> None:
+        """Args:
+        agent: Who plans, with the weights it holds.
+        generator: Chance of the sampler.
+        replan_every: Actions before the next plan; the agent's own number when None.
+        name: Name in tables.
+        constrained: Switch on the agent's action constraints and its loop breaker, for this
+            policy's plans only.
+        """
+        self.agent = agent
+        self.generator = generator
+        self.name = name
+        self.constrained = constrained
+        chosen = agent.replan_every if replan_every is None else replan_every
+        self.replan_every = checked_replan_every(chosen, agent.plan_horizon)
+        self._memory = PlanMemory()
+
+    def begin(self, rows: np.ndarray, env_names: Sequence[str], level_seeds: Sequence[int]) -> None:
+        """See `Policy.begin`; only the loop breaker keeps anything between plans."""
+        self._memory.reset(rows)
+
+    def plan(self, observations: dict[str, np.ndarray], rows: np.ndarray) -> Plans:
+        """See `Policy.plan`."""
+        agent = self.agent
+        own = agent.action_constraints, agent.loop_breaker
+        if self.constrained:
+            agent.action_constraints = agent.loop_breaker = True
+        try:
+            repeats = self._memory.count(observations, rows) if agent.loop_breaker else None
+            sample = agent.plan(observations, self.generator, repeats=repeats)
+        finally:
+            agent.action_constraints, agent.loop_breaker = own
+        return Plans(sample.tokens.cpu().numpy(), sample.nfe.cpu().numpy())
+
+
+def checked_replan_every(replan_every: int | None, plan_horizon: int) -> int:
+    """`replan_every`, or the whole plan when None.
+
+    Raises:
+        ValueError: If it is not in 1..plan_horizon.
+    """
+    if replan_every is None:
+        return plan_horizon
+    if not 1 <= replan_every <= plan_horizon:
+        raise ValueError(
+            f"replan_every must be in 1..plan_horizon={plan_horizon}, got {replan_every}; "
+            "lower DiffusionPlannerAgent.replan_every or raise plan_horizon."
+        )
+    return replan_every

@@ -1,0 +1,110 @@
+"""The comparison that every table prints: chance, the oracle, and the agents, on the same levels."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from tqdm import tqdm
+
+from remdm.agent import BaseAgent
+from remdm.envs.contract import PlanVecEnv
+from remdm.evaluation.policies import AgentPolicy, OraclePolicy, Policy
+from remdm.evaluation.rollout import EvalRow, evaluate_policy
+from remdm.oracles.contract import Oracle
+from remdm.oracles.random_policy import RandomPolicy
+from remdm.registry import unknown_name_message
+from remdm.seeding import torch_generator
+
+# An agent's row with the rules of thumb switched on that are no part of what it learnt.
+CONSTRAINED = "+constraints"
+# Long enough for the oracle to finish what it starts.
+ORACLE_HORIZON = 64
+
+
+def suite_policies(
+    agents: Mapping[str, BaseAgent], oracle: Oracle, policies: Sequence[str] | None, seed: int
+) -> list[Policy]:
+    """The policies of a suite by name.
+
+    Args:
+        agents: By the name of their rows.
+        oracle: The row of its own name.
+        policies: Names of rows: "random", the oracle's, an agent's, an agent's with
+            "+constraints"; None for all but the constrained ones.
+        seed: Seed of all that is drawn.
+
+    Raises:
+        ValueError: If there is no such row; names the nearest ones.
+    """
+    made: dict[str, Callable[[], Policy]] = {
+        "random": lambda: OraclePolicy(RandomPolicy(), seed=seed),
+        oracle.name: lambda: OraclePolicy(oracle, plan_horizon=ORACLE_HORIZON, seed=seed),
+    }
+    for name, agent in agents.items():
+        for row in (name, name + CONSTRAINED):
+
+            def make(agent: BaseAgent = agent, row: str = row) -> Policy:
+                generator = torch_generator(seed, "suite", row)
+                constrained = row.endswith(CONSTRAINED)
+                return AgentPolicy(agent, generator, name=row, constrained=constrained)
+
+            made[row] = make
+    wanted = policies or [name for name in made if not name.endswith(CONSTRAINED)]
+    for name in wanted:
+        if name not in made:
+            raise ValueError(unknown_name_message("policy", name, made))
+    return [made[name]() for name in wanted]
+
+
+def evaluate_suite(
+    agents: Mapping[str, BaseAgent],
+    oracle: Oracle,
+    env_names: Sequence[str],
+    *,
+    policies: Sequence[str] | None = None,
+    episodes: int,
+    first_seed: int,
+    rows: int,
+    seed: int,
+    make_vec_env: Callable[[Sequence[str]], PlanVecEnv],
+    max_episode_steps: int | None = None,
+    shown: bool = True,
+) -> list[EvalRow]:
+    """Play the same levels with every policy.
+
+    Args:
+        agents: By the name of their rows.
+        oracle: The teacher.
+        env_names: Environments, each once.
+        policies: See `suite_policies`.
+        episodes: Levels per environment.
+        first_seed: Seed of the first level.
+        rows: Most episodes of one environment played at once.
+        seed: Seed of all that is drawn.
+        make_vec_env: Makes the rows, given one name per row.
+        max_episode_steps: Cap below the environments' own.
+        shown: Show a progress bar.
+
+    Returns:
+        One row per policy and environment.
+    """
+    results: list[EvalRow] = []
+    for policy in suite_policies(agents, oracle, policies, seed):
+        total = episodes * len(env_names)
+        bar = tqdm(total=total, desc=f"testing {policy.name}", unit="episode", disable=not shown)
+
+        def tell(finished: int, total: int, won: int, bar: tqdm = bar) -> None:
+            bar.n = finished
+            bar.set_postfix_str(f"won {won / max(finished, 1):.2f}")
+
+        played = evaluate_policy(
+            policy,
+            env_names,
+            episodes=episodes,
+            first_seed=first_seed,
+            make_vec_env=make_vec_env,
+            rows=rows,
+            max_episode_steps=max_episode_steps,
+            progress=tell,
+        )
+        bar.close()
+        results += played.rows
+    return results
