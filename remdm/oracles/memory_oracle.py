@@ -1,0 +1,33 @@
+"""The teacher: breadth-first search with the agent's own memory of the episode."""
+
+import gin
+import numpy as np
+
+from remdm.maps import NUM_ACTIONS
+from remdm.oracles.contract import Oracle
+from remdm.oracles.search import label_maps
+from remdm.tokens import end_token
+
+MAP_KEYS = ("terrain", "visited", "searched", "blocked", "position")
+
+
+@gin.configurable(module="remdm")
+class MemoryOracle(Oracle):
+    """Plans over what the agent remembers: stairs, else the unknown, else hidden passages.
+
+    A label is a pure function of the observation and goes up to the first uncertain event
+    (see `remdm.oracles.search`), so it can be asked about any memory, also an imagined one.
+    """
+
+    name = "memory"
+    version = 1
+
+    def label(
+        self, observations: dict[str, np.ndarray], plan_horizon: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `Oracle.label`; every observation gets a plan of weight 1."""
+        count = len(observations["position"])
+        plans = np.empty((count, plan_horizon), np.int8)
+        maps = (np.ascontiguousarray(observations[key]) for key in MAP_KEYS)
+        label_maps(*maps, end_token(NUM_ACTIONS), plans)
+        return plans, np.ones(count, np.float32)
