@@ -1,0 +1,1 @@
+"""Trajectories on disk: shards, labels, manifests, and the windows a learner draws."""

@@ -40,11 +40,17 @@ class Batch:
     env_ids: torch.Tensor
 
     @classmethod
-    def from_window(cls, window: Window, device: torch.device | str = "cpu") -> "Batch":
-        """Move a window's arrays to `device`."""
+    def from_window(cls, window: Window) -> "Batch":
+        """A window's arrays as tensors; no data is copied where the dtype stays."""
         return cls(
-            {k: torch.from_numpy(v).to(device) for k, v in window.observations.items()},
-            torch.from_numpy(window.plans).to(device, torch.int64),
-            torch.from_numpy(window.weights).to(device),
-            torch.from_numpy(window.env_ids).to(device, torch.int64),
+            {k: torch.from_numpy(v) for k, v in window.observations.items()},
+            torch.from_numpy(window.plans).to(torch.int64),
+            torch.from_numpy(window.weights),
+            torch.from_numpy(window.env_ids).to(torch.int64),
         )
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on `device`."""
+        observations = {k: v.to(device, non_blocking=True) for k, v in self.observations.items()}
+        rest = (t.to(device, non_blocking=True) for t in (self.plans, self.weights, self.env_ids))
+        return Batch(observations, *rest)

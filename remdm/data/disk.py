@@ -1,0 +1,352 @@
+"""The dataset on disk: shards that collectors write, labels, and windows drawn from both."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import gin
+import numpy as np
+
+from remdm.data.batch import Window
+from remdm.data.contract import RLDataset
+from remdm.data.labels import LabelIdentity, Labeller, Labels, label_shard
+from remdm.data.manifest import (
+    DatasetFolder,
+    Limits,
+    Manifest,
+    load_manifest,
+    refresh_manifest,
+    rewind_manifest,
+)
+from remdm.data.opened import OpenFiles
+from remdm.data.sampling import (
+    Balance,
+    ShardTargets,
+    WindowIndex,
+    check_balance,
+    check_target,
+    shard_targets,
+    won_steps,
+)
+from remdm.data.shards import Shard
+from remdm.data.tensor_file import DamagedFileError
+
+logger = logging.getLogger(__name__)
+
+
+class Processes(Protocol):
+    """The part of `accelerate.Accelerator` that a dataset uses."""
+
+    @property
+    def num_processes(self) -> int: ...  # noqa: D102
+    @property
+    def process_index(self) -> int: ...  # noqa: D102
+    def wait_for_everyone(self) -> None: ...  # noqa: D102
+
+
+@gin.configurable(module="remdm", denylist=["dset_root", "dset_name"])
+class DiskTrajDataset(RLDataset):
+    """Windows drawn from shards and label files in a folder.
+
+    Below `dset_root/dset_name` lie `shards/`, `labels/`, `protected/` (shards that are never
+    evicted and not counted against the limits), `quarantine/` and the manifests.
+    """
+
+    def __init__(
+        self,
+        dset_root: str | Path,
+        dset_name: str = "buffer",
+        *,
+        dset_max_timesteps: int | None = None,
+        dset_max_bytes: int | None = None,
+        dset_min_timesteps: int = 1,
+        balance: Balance = "env",
+        target: str = "plan",
+        won_only: bool = False,
+        unlink_after: int = 1,
+        stale_after_minutes: float = 30.0,
+    ) -> None:
+        """Args:
+        dset_root: Folder that holds the dataset's folder.
+        dset_name: Name of the dataset's folder.
+        dset_max_timesteps: Steps to keep; the oldest shards beyond go. None keeps all.
+        dset_max_bytes: Bytes of shards and labels to keep, likewise.
+        dset_min_timesteps: Drawable steps from which on training begins.
+        balance: "env" draws equally often from every environment, "timestep" every step equally
+            often; or a share for each environment by name.
+        target: "plan" learns the oracle's plans; "oracle_actions" the actions the oracle would
+            take at this step and the next ones; "executed" the actions that were taken.
+        won_only: Only draw from episodes that were won in the end.
+        unlink_after: Manifest generations that an evicted file outlives its eviction. With at
+            least the number of epochs between checkpoints, a resumed run finds all its data.
+        stale_after_minutes: Age from which a temporary file counts as left by a killed writer.
+        """
+        _check_knobs(dset_max_timesteps, dset_max_bytes, dset_min_timesteps, unlink_after)
+        check_target(target)
+        check_balance(balance)
+        self.folder = DatasetFolder(Path(dset_root) / dset_name)
+        self.limits = Limits(
+            dset_max_timesteps, dset_max_bytes, unlink_after, stale_after_minutes * 60
+        )
+        self.dset_min_timesteps = dset_min_timesteps
+        self.balance, self.target, self.won_only = balance, target, won_only
+        self.manifest = Manifest()
+        self.index: WindowIndex | None = None
+        self._files = OpenFiles(self._on_damage)
+        self._plan_horizon: int | None = None
+        self._oracle: Labeller | None = None
+        self._keys: tuple[str, ...] | None = None
+        self._action_names: tuple[str, ...] | None = None
+        self._processes: Processes | None = None
+        self._may_edit = True
+
+    def configure(
+        self,
+        plan_horizon: int,
+        *,
+        oracle: Labeller | None = None,
+        observation_keys: Sequence[str] | None = None,
+        action_names: Sequence[str] | None = None,
+        processes: Processes | None = None,
+        may_edit: bool = True,
+    ) -> None:
+        """Say what windows are needed.
+
+        Args:
+            plan_horizon: Tokens per plan.
+            oracle: Only its labels are drawn; when None, those of whoever labelled last.
+            observation_keys: Observation arrays of a window; all when None.
+            action_names: Shards of another action set are refused; when None, the first shard's.
+            processes: The processes of this run; this one alone when None.
+            may_edit: Whether to write manifests, evict, quarantine. Otherwise another run does,
+                and its newest manifest is followed.
+        """
+        self._plan_horizon, self._oracle = plan_horizon, oracle
+        self._keys = None if observation_keys is None else tuple(observation_keys)
+        self._action_names = None if action_names is None else tuple(action_names)
+        self._processes, self._may_edit = processes, may_edit
+        self.index = None
+        if may_edit:
+            self.folder.make()
+
+    def configure_from_experiment(self, experiment: Any) -> None:
+        """See `RLDataset`. An augmentation may need arrays that no agent reads: it gets all."""
+        keys = {k for t in experiment.trainers.values() for k in t.agent.observation_keys}
+        self.configure(
+            experiment.agent.plan_horizon,
+            oracle=experiment.oracle,
+            observation_keys=None if experiment.augment is not None else sorted(keys),
+            action_names=experiment.envs.action_names,
+            processes=experiment.accelerator,
+            may_edit=experiment.has_dset_edit_rights,
+        )
+
+    @property
+    def save_new_trajs_to(self) -> Path:
+        """Folder for new shards."""
+        return self.folder.shards
+
+    @property
+    def ready_for_training(self) -> bool:
+        """Whether at least `dset_min_timesteps` steps can be drawn."""
+        count = 0 if self.index is None or not self.index.shares.any() else self.index.num_windows
+        return count >= max(1, self.dset_min_timesteps)
+
+    @property
+    def env_names(self) -> tuple[str, ...]:
+        """Environments that occur; `Window.env_ids` are places in it."""
+        return () if self.index is None else self.index.env_names
+
+    def get_description(self) -> str:
+        """One line for the summary of a run."""
+        shards = self.manifest.shards
+        steps = sum(e.steps for e in shards)
+        return f"{steps:,} steps in {len(shards)} shards in {self.folder.root} ({self.target})"
+
+    def sample(self, batch_size: int, rng: np.random.Generator) -> Window:
+        """See `RLDataset`."""
+        if self.index is None:
+            raise RuntimeError(
+                f"{self.folder.root} has nothing to draw from yet; collect and label first, then "
+                "call on_end_of_collection() or refresh()"
+            )
+        return self.index.sample(batch_size, rng)
+
+    def label_new(self, oracle: Labeller, plan_horizon: int) -> int:
+        """See `RLDataset`. With several processes, each labels a part of the shards."""
+        rank, count = 0, 1
+        if self._processes is not None:
+            # Everybody must have written what it collected before the folder is listed.
+            self._processes.wait_for_everyone()
+            rank, count = self._processes.process_index, self._processes.num_processes
+        known = {e.checksum for e in self.manifest.shards}
+        wanted, steps = LabelIdentity(oracle.name, oracle.version, plan_horizon), 0
+        for path in self.folder.shard_paths()[rank::count]:
+            shard = self._files.shard(path, known)
+            if shard is None or path.name in self.manifest.tombstones:
+                continue
+            labels = self._files.labels(self.folder.labels / path.name)
+            if labels is None or labels.identity != wanted or not labels.belongs_to(shard):
+                label_shard(shard, oracle, plan_horizon, self.folder.labels)
+                steps += shard.num_steps
+        return steps
+
+    def on_end_of_collection(self, experiment: Any) -> dict[str, float]:
+        """See `RLDataset`."""
+        return self.refresh()
+
+    def refresh(self) -> dict[str, float]:
+        """Take in what is on disk; returns metrics. Called by all processes.
+
+        Raises:
+            RuntimeError: If `configure` was not called.
+            ValueError: If shards have another action set, or do not fit together.
+            OSError: If the manifest cannot be written, e.g. because the disk is full.
+        """
+        main = self._processes is None or self._processes.process_index == 0
+        newest = Manifest()
+        if main and self._may_edit:
+            newest = refresh_manifest(self.folder, self.limits, self._files)
+        elif main:
+            newest = load_manifest(self.folder)
+        self._draw_from(self._agree_on(newest))
+        return self._metrics()
+
+    def _agree_on(self, manifest: Manifest) -> Manifest:
+        """The main process's manifest, in every process."""
+        if self._processes is None or self._processes.num_processes == 1:
+            return manifest
+        from accelerate.utils import broadcast_object_list
+
+        box = broadcast_object_list([manifest.to_json()], from_process=0)
+        return Manifest.from_json(box[0])
+
+    def _draw_from(self, manifest: Manifest) -> None:
+        if manifest == self.manifest and self.index is not None:
+            return
+        if self._plan_horizon is None:
+            raise RuntimeError("a dataset must know the plan horizon; call configure() first")
+        opened = self._open(manifest)
+        allowed = won_steps([shard for shard, _ in opened]) if self.won_only else None
+        shards: list[Shard] = []
+        targets: list[ShardTargets] = []
+        flags: list[np.ndarray] = []
+        for number, (shard, labels) in enumerate(opened):
+            if labels is None and self.target != "executed":
+                continue
+            shards.append(shard)
+            targets.append(shard_targets(shard, labels, self.target, self._plan_horizon))
+            if allowed is not None:
+                flags.append(allowed[number])
+        self.manifest, self.index = manifest, None
+        if shards:
+            self.index = WindowIndex(
+                shards,
+                targets,
+                balance=self.balance,
+                observation_keys=self._keys,
+                allowed=flags if self.won_only else None,
+            )
+
+    def _open(self, manifest: Manifest) -> list[tuple[Shard, Labels | None]]:
+        """Shards of a manifest, each with its labels if they are the right ones."""
+        known = {e.checksum for e in manifest.shards}
+        known |= {e.labels.checksum for e in manifest.shards if e.labels}
+        wanted = self._wanted_labels(manifest)
+        opened: list[tuple[Shard, Labels | None]] = []
+        for entry in manifest.shards:
+            shard = self._files.shard(self.folder.shard_path(entry), known)
+            if shard is None:
+                logger.warning(
+                    "%s is in the manifest and not on disk; training goes on without it. "
+                    "DiskTrajDataset.unlink_after keeps evicted files for longer.",
+                    entry.name,
+                )
+                continue
+            self._check_actions(shard)
+            labels = None
+            if entry.labels is not None and entry.labels.identity == wanted:
+                labels = self._files.labels(self.folder.labels / entry.name, known)
+            if labels is not None and labels.identity != wanted:
+                labels = None
+            opened.append((shard, labels))
+        self._files.keep_only(
+            (shard.path for shard, _ in opened),
+            (self.folder.labels / s.path.name for s, _ in opened),
+        )
+        return opened
+
+    def _wanted_labels(self, manifest: Manifest) -> LabelIdentity | None:
+        if self._oracle is not None and self._plan_horizon is not None:
+            return LabelIdentity(self._oracle.name, self._oracle.version, self._plan_horizon)
+        found = [e.labels.identity for e in manifest.shards if e.labels]
+        return next((i for i in reversed(found) if i.plan_horizon == self._plan_horizon), None)
+
+    def _check_actions(self, shard: Shard) -> None:
+        if self._action_names is None:
+            self._action_names = shard.action_names
+        if shard.action_names != self._action_names:
+            raise ValueError(
+                f"all shards must have the actions {', '.join(self._action_names)}; {shard.path} "
+                f"has {', '.join(shard.action_names)}. Move it away, or set another "
+                "Experiment.buffer_dir."
+            )
+
+    def _on_damage(self, error: DamagedFileError) -> None:
+        if self._may_edit:
+            self.folder.set_aside(error)
+        else:
+            logger.warning("%s; left out", error)
+
+    def _metrics(self) -> dict[str, float]:
+        shards, index = self.manifest.shards, self.index
+        counts = {} if index is None else dict(zip(index.env_names, index.counts, strict=True))
+        return {
+            "buffer/timesteps": float(sum(e.steps for e in shards)),
+            "buffer/bytes": float(sum(e.total_bytes for e in shards)),
+            "buffer/shards": float(len(shards)),
+            "buffer/windows": float(sum(counts.values())),
+            **{f"buffer/windows/{env}": float(count) for env, count in counts.items()},
+            "buffer/evicted_timesteps": float(self.manifest.evicted_steps),
+            "buffer/quarantined_files": float(self.folder.num_quarantined),
+        }
+
+    def delete(self) -> None:
+        """Delete all but `protected/` and what others keep in the same folder."""
+        self.folder.delete()
+        self.manifest, self.index = Manifest(), None
+        self._files.keep_only((), ())
+
+    def state(self) -> dict[str, Any]:
+        """See `RLDataset`: the manifest, and the shards that are on disk, drawn from or not."""
+        names = [path.name for path in self.folder.shard_paths()]
+        return {"manifest": self.manifest.to_json(), "shards": names}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See `RLDataset`. Shards made since move to `superseded/`: they are collected again."""
+        manifest = Manifest.from_json(state["manifest"])
+        main = self._processes is None or self._processes.process_index == 0
+        if main and self._may_edit:
+            rewind_manifest(self.folder, manifest, state["shards"])
+        if self._processes is not None:
+            self._processes.wait_for_everyone()
+        self._draw_from(manifest)
+
+
+def _check_knobs(
+    max_steps: int | None, max_bytes: int | None, min_steps: int, unlink_after: int
+) -> None:
+    for name, value, least in (
+        ("dset_max_timesteps", max_steps, 1),
+        ("dset_max_bytes", max_bytes, 1),
+        ("dset_min_timesteps", min_steps, 0),
+        ("unlink_after", unlink_after, 1),
+    ):
+        if value is not None and value < least:
+            raise ValueError(f"DiskTrajDataset.{name} must be at least {least}, got {value}")
+    if max_steps is not None and max_steps < min_steps:
+        raise ValueError(
+            f"DiskTrajDataset.dset_max_timesteps={max_steps} must not be smaller than "
+            f"dset_min_timesteps={min_steps}, or training never begins"
+        )

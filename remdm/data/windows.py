@@ -1,0 +1,75 @@
+"""Plan targets made from actions, and which steps may be drawn. Pure functions on arrays."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from remdm.data.records import Segment
+
+
+def action_windows(
+    actions: np.ndarray,
+    known: np.ndarray,
+    offsets: np.ndarray,
+    ended: np.ndarray,
+    plan_horizon: int,
+    end: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The next `plan_horizon` actions at every step, within the step's own segment.
+
+    After the last step of a segment that ended for good comes END. A window that would need the
+    unknown (the steps after a piece of an unfinished episode, an action that is not known) is not
+    drawable. Where an action is END itself, the plan ends there.
+
+    Args:
+        actions: Integer [T].
+        known: bool [T]: whether the action of a step is known.
+        offsets: int64 [S + 1]: where segments start and end.
+        ended: bool [S]: whether nothing is left to do after a segment.
+        plan_horizon: Tokens per plan.
+        end: The END token.
+
+    Returns:
+        plans: int8 [T, plan_horizon].
+        drawable: bool [T].
+    """
+    total = len(actions)
+    lengths = np.diff(offsets)
+    stops = np.repeat(offsets[1:], lengths)
+    may_end = np.repeat(ended, lengths)
+    plans = np.full((total, plan_horizon), end, np.int8)
+    over = np.zeros(total, np.bool_)
+    drawable = np.ones(total, np.bool_)
+    # One pass per position: [T] temporaries instead of an index array [T, plan_horizon].
+    steps = np.arange(total)
+    for position in range(plan_horizon):
+        inside = steps + position < stops
+        source = np.minimum(steps + position, total - 1)
+        drawable &= over | np.where(inside, known[source], may_end)
+        token = np.where(inside & ~over, actions[source], end)
+        plans[:, position] = token
+        over |= token == end
+    return plans, drawable
+
+
+def episode_outcomes(segments: Sequence[Segment]) -> list[bool | None]:
+    """Whether the episode each segment belongs to was won in the end; None if not known.
+
+    Pieces of one episode have the same collector, environment and seed, and each begins with the
+    step after the last one of the piece before.
+
+    Args:
+        segments: In the order in which they were recorded, over all shards.
+    """
+    outcomes: list[bool | None] = [None] * len(segments)
+    waiting: dict[tuple[str, str, int, int], list[int]] = {}
+    for index, s in enumerate(segments):
+        episode = (s.collector, s.env, s.seed)
+        before = waiting.pop((*episode, s.first_step), []) if s.first_step else []
+        chain = [*before, index]
+        if s.final:
+            for piece in chain:
+                outcomes[piece] = s.won
+        else:
+            waiting[(*episode, s.first_step + s.length)] = chain
+    return outcomes
