@@ -1,0 +1,177 @@
+"""Imagined memories, labelled by the oracle.
+
+The oracle is a function of the observation, so it can be asked what it would do in a memory that
+no episode ever had. Three ways to imagine one, all made from states of the training environments:
+
+- *explore*: a map known to some episode is explored anew with a sight of one cell (this makes
+  dark rooms out of lit ones);
+- *close*: places at the edge of the known map count as visited and the stairs are forgotten, so
+  that the next place worth going to is far away;
+- *flip*: the map is mirrored upside down, left to right, or both.
+"""
+
+from dataclasses import replace
+
+import gin
+import numpy as np
+
+from remdm.data.batch import Window
+from remdm.maps import DELTAS, NUM_DIRECTIONS, Terrain
+from remdm.oracles.contract import Oracle
+from remdm.training.exploration import explore
+
+# Imagined steps of one exploration, at most, per cell that can be walked on.
+STEPS_PER_CELL = 1.5
+# Rows that are looked at to find one whose map is well known.
+DONOR_CANDIDATES = 4
+
+_MAPS = ("terrain", "visited", "searched", "blocked")
+_WALKABLE = [Terrain.FLOOR, Terrain.CORRIDOR, Terrain.DOORWAY, Terrain.OPEN_DOOR, Terrain.GOAL]
+_WALKABLE += [Terrain.OBJECT, Terrain.BOULDER, Terrain.MONSTER]
+
+
+def _mirrored_bits(axis: int) -> np.ndarray:
+    """uint8 [256]: direction bits after mirroring rows (axis 0) or columns (axis 1)."""
+    sign = np.where(np.arange(2) == axis, -1, 1)
+    mirrored = [int(np.where((DELTAS == d * sign).all(1))[0][0]) for d in DELTAS]
+    masks = np.arange(256)
+    table = np.zeros(256, np.int64)
+    for d in range(NUM_DIRECTIONS):
+        table |= ((masks >> d) & 1) << mirrored[d]
+    return table.astype(np.uint8)
+
+
+_MIRRORED_BITS = (_mirrored_bits(0), _mirrored_bits(1))
+
+
+def mirror(observations: dict[str, np.ndarray], rows: np.ndarray, axis: int) -> None:
+    """Mirror the maps of some rows in place.
+
+    Args:
+        observations: By name [B, ...].
+        rows: Integer indices of the rows to mirror.
+        axis: 0 turns north into south, 1 east into west.
+    """
+    for key, array in observations.items():
+        if array.ndim == 3:
+            array[rows] = np.flip(array[rows], axis + 1)
+    size = observations["terrain"].shape[axis + 1]
+    observations["position"][rows, axis] = size - 1 - observations["position"][rows, axis]
+    observations["blocked"][rows] = _MIRRORED_BITS[axis][observations["blocked"][rows]]
+
+
+def borders_unknown(terrain: np.ndarray) -> np.ndarray:
+    """bool like `terrain` [B, height, width]: some eight-neighbour inside the map is UNKNOWN."""
+    unknown = np.pad(terrain == Terrain.UNKNOWN, ((0, 0), (1, 1), (1, 1)))
+    rows, cols = terrain.shape[1:]
+    result = np.zeros(terrain.shape, bool)
+    for dr, dc in DELTAS:
+        result |= unknown[:, 1 + dr : 1 + dr + rows, 1 + dc : 1 + dc + cols]
+    return result
+
+
+def close(observations: dict[str, np.ndarray], rows: np.ndarray, rng: np.random.Generator) -> None:
+    """In some rows, forget the stairs and take part of the frontier for visited, in place.
+
+    One place of the frontier, drawn at random, stays open, so that there is somewhere to go.
+    """
+    terrain = observations["terrain"][rows]
+    goal = terrain == Terrain.GOAL
+    terrain[goal] = Terrain.FLOOR
+    visited = observations["visited"][rows]
+    frontier = np.isin(terrain, _WALKABLE) & (visited == 0) & borders_unknown(terrain)
+    chance = np.where(frontier, rng.random(terrain.shape), -1.0).reshape(len(rows), -1)
+    spared = np.zeros_like(chance, bool)
+    spared[np.arange(len(rows)), chance.argmax(1)] = True
+    share = rng.random((len(rows), 1, 1))
+    closing = frontier & (rng.random(terrain.shape) < share) & ~spared.reshape(terrain.shape)
+    when = 1 + rng.random(terrain.shape) * observations["step"][rows, None, None]
+    changed = np.where(closing | goal, when.astype(visited.dtype), visited)
+    observations["visited"][rows] = changed
+    observations["terrain"][rows] = terrain
+
+
+def explore_anew(
+    observations: dict[str, np.ndarray], rows: np.ndarray, rng: np.random.Generator
+) -> None:
+    """Replace some rows by an exploration of a map that a row of the batch knows, in place."""
+    source = observations["terrain"].copy()
+    known = (source != Terrain.UNKNOWN).sum((1, 2))
+    for row in rows:
+        candidates = rng.integers(len(source), size=DONOR_CANDIDATES)
+        donor = candidates[known[candidates].argmax()]
+        world = source[donor].copy()
+        if rng.random() < 0.5:
+            world[world == Terrain.GOAL] = Terrain.FLOOR
+        starts = np.argwhere(np.isin(world, _WALKABLE) & (world != Terrain.GOAL))
+        if not len(starts):
+            continue
+        start = starts[rng.integers(len(starts))]
+        maps = [observations[key][row] for key in _MAPS]
+        observations["step"][row] = explore(
+            world,
+            int(start[0]),
+            int(start[1]),
+            int(rng.integers(1 + int(STEPS_PER_CELL * len(starts)))),
+            0.1,
+            int(rng.integers(2**31)),
+            *maps,
+            observations["position"][row],
+        )
+
+
+@gin.configurable(module="remdm", denylist=["oracle"])
+class MemoryAugmentation:
+    """Alters part of a batch and asks the oracle for the plans anew."""
+
+    def __init__(
+        self,
+        oracle: Oracle,
+        *,
+        explore_probability: float = 0.3,
+        close_probability: float = 0.25,
+        flip_probability: float = 0.5,
+    ) -> None:
+        """Args:
+        oracle: Labels what has been altered; its labels must follow from the observation.
+        explore_probability: Share of samples replaced by a new exploration.
+        close_probability: Share of samples whose frontier is partly closed.
+        flip_probability: Share of samples mirrored, for each axis on its own.
+
+        Raises:
+            ValueError: If a probability is outside [0, 1].
+        """
+        for name, value in (
+            ("explore_probability", explore_probability),
+            ("close_probability", close_probability),
+            ("flip_probability", flip_probability),
+        ):
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(
+                    f"{name} must be in [0, 1], got {value}; set MemoryAugmentation.{name}."
+                )
+        self.oracle = oracle
+        self.explore_probability = explore_probability
+        self.close_probability = close_probability
+        self.flip_probability = flip_probability
+
+    def __call__(self, window: Window, rng: np.random.Generator) -> Window:
+        """A window in which a random part of the samples is imagined; the input may be altered."""
+        observations = {k: np.require(v, requirements="W") for k, v in window.observations.items()}
+        count = len(window.weights)
+        changed = np.zeros(count, bool)
+
+        def draw(probability: float) -> np.ndarray:
+            chosen = rng.random(count) < probability
+            changed[chosen] = True
+            return np.flatnonzero(chosen)
+
+        explore_anew(observations, draw(self.explore_probability), rng)
+        close(observations, draw(self.close_probability), rng)
+        for axis in (0, 1):
+            mirror(observations, draw(self.flip_probability), axis)
+        rows = np.flatnonzero(changed)
+        plans, weights = window.plans.copy(), window.weights.copy()
+        altered = {k: v[rows] for k, v in observations.items()}
+        plans[rows], weights[rows] = self.oracle.label(altered, plans.shape[1])
+        return replace(window, observations=observations, plans=plans, weights=weights)

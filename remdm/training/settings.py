@@ -1,0 +1,156 @@
+"""Every knob of an experiment, with what it means."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gin
+
+from remdm.agent import BaseAgent, DiffusionPlannerAgent
+from remdm.data.datasets import DiskTrajDataset, RLDataset
+from remdm.oracles.contract import Oracle
+from remdm.oracles.memory_oracle import MemoryOracle
+from remdm.training.beta import BetaSchedule, LinearBeta
+
+
+class ExperimentSettings:
+    """The arguments of `Experiment`, bound in gin as `Experiment.name`, kept as attributes."""
+
+    def __init__(
+        self,
+        run_name: str,
+        *,
+        ckpt_base_dir: str = "runs",
+        buffer_dir: str | None = None,
+        seed: int = 0,
+        resume: str = "auto",
+        train_envs: Sequence[str] = gin.REQUIRED,
+        heldout_envs: Sequence[str] = (),
+        actor_shares: Sequence[float] | None = None,
+        train_step_caps: Sequence[int] | None = None,
+        parallel_actors: int = 64,
+        env_mode: str = "sync",
+        num_env_workers: int = 2,
+        async_env_mp_context: str = "forkserver",
+        agent_type: type[BaseAgent] = DiffusionPlannerAgent,
+        baseline_agent_type: type[BaseAgent] | None = None,
+        oracle_type: type[Oracle] = MemoryOracle,
+        dataset_type: type[RLDataset] = DiskTrajDataset,
+        augmentation_type: Any | None = None,
+        beta_schedule_type: type[BetaSchedule] = LinearBeta,
+        oracle_noise: float = 0.1,
+        warm_start_timesteps: int = 0,
+        epochs: int = 100,
+        total_timesteps: int | None = None,
+        train_timesteps_per_epoch: int = 64,
+        train_batches_per_epoch: int = 64,
+        start_learning_at_epoch: int = 0,
+        start_collecting_at_epoch: int = 0,
+        val_interval: int | None = 5,
+        val_episodes: int = 25,
+        val_rows: int = 25,
+        test_episodes: int = 200,
+        ckpt_interval: int | None = 1,
+        keep_last_ckpts: int = 2,
+        always_save_latest: bool = True,
+        always_load_latest: bool = False,
+        has_dset_edit_rights: bool = True,
+        batch_size: int = 128,
+        batches_per_update: int = 1,
+        learning_rate: float = 1e-3,
+        lr_warmup_steps: int = 50,
+        lr_final_fraction: float = 0.05,
+        l2_coeff: float = 1e-2,
+        grad_clip: float = 1.0,
+        ema_decay: float = 0.999,
+        mixed_precision: str = "no",
+        dloader_workers: int = 1,
+        trackers: Sequence[str] = (),
+        wandb_project: str = "remdm",
+        wandb_entity: str | None = None,
+        log_interval: int = 20,
+        verbose: bool = True,
+    ) -> None:
+        """Args:
+        run_name: Name of the run and of its folder.
+        ckpt_base_dir: Folder that run folders are made in.
+        buffer_dir: Folder for shards and labels; the run folder when None.
+        seed: All randomness of the run follows from it.
+        resume: "auto" goes on with an existing run, "must" insists on one, "never" refuses.
+        train_envs: Environments to collect, train and validate in.
+        heldout_envs: Environments only met by `evaluate_test`.
+        actor_shares: Share of the actors of each training environment; equal when None.
+        train_step_caps: Steps after which a training episode is cut, per environment; the
+            environments' own limits when None. Validation and test always use those.
+        parallel_actors: Environments that collect side by side, in each process.
+        env_mode: "sync" or "async".
+        num_env_workers: Worker processes of env_mode "async".
+        async_env_mp_context: How workers start: "fork", "spawn" or "forkserver".
+        agent_type: Class of the planner.
+        baseline_agent_type: Class of an agent trained beside it on the same batches, for the
+            tables; it never collects.
+        oracle_type: Class of the oracle that labels, and that acts with probability beta.
+        dataset_type: Class of the dataset.
+        augmentation_type: Class of what alters a batch, made with the oracle; None for nothing.
+        beta_schedule_type: Class of the schedule of beta over the epochs.
+        oracle_noise: Chance that an oracle's plan is replaced by random actions in collecting.
+        warm_start_timesteps: Steps per actor that the oracle alone collects before epoch 0.
+        epochs: Rounds of collect, label, train.
+        total_timesteps: Ends the run after the epoch that reaches it; None for no such limit.
+        train_timesteps_per_epoch: Env steps per actor and epoch.
+        train_batches_per_epoch: Batches per epoch.
+        start_learning_at_epoch: Epochs without training at the start.
+        start_collecting_at_epoch: Epochs without collecting at the start.
+        val_interval: Epochs between validations; None for never.
+        val_episodes: Validation episodes per training environment.
+        val_rows: Episodes of one environment that validation and test play side by side.
+        test_episodes: Test episodes per environment.
+        ckpt_interval: Epochs between checkpoints; None only saves at the end.
+        keep_last_ckpts: Checkpoints to keep; the best one is kept apart.
+        always_save_latest: Publish the averaged weights after each epoch.
+        always_load_latest: Take published weights before collecting.
+        has_dset_edit_rights: Whether this run may evict and quarantine shards.
+        batch_size: Windows per batch and process.
+        batches_per_update: Batches whose gradients are added up for one update.
+        learning_rate: Peak learning rate of AdamW.
+        lr_warmup_steps: Updates of linear warm-up.
+        lr_final_fraction: Share of the peak that the cosine decay ends at.
+        l2_coeff: Decoupled weight decay.
+        grad_clip: Largest norm of the gradient.
+        ema_decay: Decay of the moving average of the weights.
+        mixed_precision: "no", "bf16" or "fp16", as in accelerate.
+        dloader_workers: Threads that prepare batches ahead; 0 prepares them in turn.
+        trackers: Trackers of accelerate beside `metrics.jsonl`: "tensorboard", "wandb", ...
+        wandb_project: Project of the wandb tracker.
+        wandb_entity: User or team of the wandb tracker.
+        log_interval: Batches between lines of training metrics.
+        verbose: Show a progress bar on a terminal.
+        """
+        self.run_name, self.ckpt_base_dir, self.buffer_dir = run_name, ckpt_base_dir, buffer_dir
+        self.seed, self.resume = seed, resume
+        self.train_envs, self.heldout_envs = tuple(train_envs), tuple(heldout_envs)
+        self.actor_shares, self.train_step_caps = actor_shares, train_step_caps
+        self.parallel_actors, self.env_mode = parallel_actors, env_mode
+        self.num_env_workers, self.async_env_mp_context = num_env_workers, async_env_mp_context
+        self.agent_type, self.baseline_agent_type = agent_type, baseline_agent_type
+        self.oracle_type, self.dataset_type = oracle_type, dataset_type
+        self.augmentation_type, self.beta_schedule_type = augmentation_type, beta_schedule_type
+        self.oracle_noise, self.warm_start_timesteps = oracle_noise, warm_start_timesteps
+        self.epochs, self.total_timesteps = epochs, total_timesteps
+        self.train_timesteps_per_epoch = train_timesteps_per_epoch
+        self.train_batches_per_epoch = train_batches_per_epoch
+        self.start_learning_at_epoch = start_learning_at_epoch
+        self.start_collecting_at_epoch = start_collecting_at_epoch
+        self.val_interval, self.val_episodes, self.val_rows = val_interval, val_episodes, val_rows
+        self.test_episodes = test_episodes
+        self.ckpt_interval, self.keep_last_ckpts = ckpt_interval, keep_last_ckpts
+        self.always_save_latest = always_save_latest
+        self.always_load_latest = always_load_latest
+        self.has_dset_edit_rights = has_dset_edit_rights
+        self.batch_size, self.batches_per_update = batch_size, batches_per_update
+        self.learning_rate, self.lr_warmup_steps = learning_rate, lr_warmup_steps
+        self.lr_final_fraction, self.l2_coeff = lr_final_fraction, l2_coeff
+        self.grad_clip, self.ema_decay = grad_clip, ema_decay
+        self.mixed_precision, self.dloader_workers = mixed_precision, dloader_workers
+        self.trackers = tuple(trackers)
+        self.wandb_project, self.wandb_entity = wandb_project, wandb_entity
+        self.log_interval, self.verbose = log_interval, verbose
