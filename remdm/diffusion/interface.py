@@ -1,0 +1,64 @@
+"""What goes into a sampler and what comes out of it."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Denoise(Protocol):
+    """A net that sees b partly masked plans of observations it has encoded before."""
+
+    def __call__(self, tokens: Tensor, time: Tensor, rows: Tensor | None) -> Tensor:
+        """Logits of every position.
+
+        Args:
+            tokens: int64 [b, H] with MASK = A and END = A + 1; not to be changed or kept.
+            time: float32 [b]: the schedule's t, 1 for all MASK; a time-free net ignores it.
+            rows: Which rows of the encoded batch these are, int64 [b]; None for all in order.
+                The same object as in the call before while the set is unchanged.
+
+        Returns:
+            Floating [b, H, A + 1]; class A stands for END.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class TraceStep:
+    """What one denoising step did to the whole batch; rows that were done show their plan.
+
+    Attributes:
+        tokens: int64 [B, H] after the step.
+        revealed: bool [B, H]: MASK before, a token after.
+        remasked: bool [B, H]: a token before, MASK after.
+        confidence: float32 [B, H]: probability of the likeliest class; 0 in rows that had left
+            the batch.
+    """
+
+    tokens: Tensor
+    revealed: Tensor
+    remasked: Tensor
+    confidence: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSample:
+    """B finished plans.
+
+    Attributes:
+        tokens: int64 [B, H]: actions, then END from the first END on; never MASK.
+        lengths: int64 [B]: actions before the first END.
+        log_prob: float32 [B]: sum of `token_log_probs`; the model's log-probability of the plan
+            when one token was decided per call without tempering.
+        nfe: int64 [B]: net calls until the row was done.
+        token_log_probs: float32 [B, H]: log-probability each token was drawn with; 0 where a
+            token was locked, follows an END or lies open beyond the window.
+        trace: One entry per net call if asked for, else None.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    log_prob: Tensor
+    nfe: Tensor
+    token_log_probs: Tensor
+    trace: list[TraceStep] | None = None
