@@ -12,7 +12,7 @@ from remdm.data.contract import RLDataset
 from remdm.data.labels import Labeller
 
 
-@gin.configurable(module="remdm")
+@gin.configurable(module="remdm", denylist=["dset_root", "dset_name"])
 class DoNothingDataset(RLDataset):
     """No data: for runs that only evaluate. What is collected is dropped."""
 
