@@ -1,0 +1,326 @@
+"""The command line: `remdm train | oracle | eval | watch | doctor | config`.
+
+Examples share its flags through `add_common_flags` and `load_from_flags`. A flag that a user did
+not type leaves no trace; one that was typed becomes a gin binding, so that it wins over the files
+and is saved with the run. What went wrong in the user's own hands is told in one line and ends
+with code 2; `--debug` shows the traceback.
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+
+from remdm import cli_commands, config
+from remdm._version import __version__
+from remdm.registry import nearest, unknown_name_message
+
+USER_ERROR, BROKEN, INTERRUPTED = 2, 1, 128 + signal.SIGINT
+
+
+class Flag(NamedTuple):
+    """A flag that stands for one binding.
+
+    Attributes:
+        name: As typed.
+        binding: `Class.argument`.
+        kind: Turns the typed text into the value.
+        help: For `--help`.
+    """
+
+    name: str
+    binding: str
+    kind: Callable[[str], Any]
+    help: str
+
+
+FLAGS = (
+    Flag("--seed", "Experiment.seed", int, "seed that all randomness follows from"),
+    Flag("--epochs", "Experiment.epochs", int, "rounds of collect, label, train"),
+    Flag("--total_timesteps", "Experiment.total_timesteps", int, "env steps to stop after"),
+    Flag("--batch_size", "Experiment.batch_size", int, "windows per batch"),
+    Flag("--learning_rate", "Experiment.learning_rate", float, "peak learning rate"),
+    Flag("--parallel_actors", "Experiment.parallel_actors", int, "environments side by side"),
+    Flag("--env_mode", "Experiment.env_mode", str, "sync or async"),
+    Flag("--mixed_precision", "Experiment.mixed_precision", str, "no, bf16 or fp16"),
+    Flag("--ckpt_base_dir", "Experiment.ckpt_base_dir", str, "folder of run folders"),
+    Flag("--buffer_dir", "Experiment.buffer_dir", str, "folder of shards and labels"),
+    Flag("--resume", "Experiment.resume", str, "auto, must or never"),
+    Flag("--test_episodes", "Experiment.test_episodes", int, "test episodes per environment"),
+)
+
+
+def add_config_flags(parser: argparse.ArgumentParser) -> None:
+    """`--configs` and `--bind`: where values come from."""
+    group = parser.add_argument_group("configuration")
+    group.add_argument(
+        "--configs",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="gin files, later ones win; names are also looked for in gin_configs/",
+    )
+    group.add_argument(
+        "--bind",
+        action="append",
+        default=[],
+        metavar="'Class.argument = value'",
+        help="one binding; wins over files; may be repeated",
+    )
+
+
+def add_common_flags(parser: argparse.ArgumentParser) -> None:
+    """All flags of a training program: `remdm train` and the examples."""
+    add_config_flags(parser)
+    parser.set_defaults(binding_flags=FLAGS)
+    group = parser.add_argument_group("run")
+    group.add_argument("--run_name", help="name of the run folder; the last config's if not given")
+    group.add_argument("--json", metavar="FILE", type=Path, help="write the final table here")
+    for flag in FLAGS:
+        group.add_argument(
+            flag.name,
+            type=flag.kind,
+            default=argparse.SUPPRESS,
+            help=f"{flag.help} (binds {flag.binding})",
+        )
+
+
+def load_from_flags(args: argparse.Namespace, default_configs: Sequence[str] = ()) -> None:
+    """Load the configuration that parsed flags describe.
+
+    Args:
+        args: From a parser with `add_common_flags` or `add_config_flags`.
+        default_configs: Config files to use where the user named none.
+
+    Raises:
+        ConfigError: If a file, name or value is wrong.
+    """
+    args.configs = list(args.configs or default_configs)
+    typed = vars(args)
+    flags = {
+        flag.binding: (flag.name, typed[flag.name.strip("-")])
+        for flag in typed.get("binding_flags", ())
+        if flag.name.strip("-") in typed
+    }
+    config.load_config(args.configs, args.bind, flags)
+
+
+def run_name_of(args: argparse.Namespace) -> str:
+    """`--run_name`, or the name of the last config file."""
+    if args.run_name:
+        return str(args.run_name)
+    return Path(args.configs[-1]).stem if args.configs else "run"
+
+
+def _add_env_flags(parser: argparse.ArgumentParser, default: str, episodes: int) -> None:
+    parser.add_argument(
+        "--envs",
+        nargs="+",
+        metavar="ENV",
+        help=f"environment ids, or training, heldout, all, gridworld ({default})",
+    )
+    parser.add_argument("--episodes", type=int, default=episodes, help="levels per environment")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first level")
+    parser.add_argument("--rows", type=int, default=25, help="levels of an environment at once")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows here as well")
+
+
+def _train(parser: argparse.ArgumentParser) -> None:
+    add_common_flags(parser)
+
+
+def _oracle(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--oracle", nargs="+", default=["memory"], help="memory, seed or random")
+    parser.add_argument("--replan_every", type=int, help="actions of a plan before the next one")
+    _add_env_flags(parser, "all", 100)
+    add_config_flags(parser)
+
+
+def _eval(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN_OR_CHECKPOINT", help="a run folder, or one in it")
+    parser.add_argument(
+        "--policies",
+        nargs="+",
+        metavar="NAME",
+        help="rows of the table: planner, single_step, planner+constraints, random, an oracle",
+    )
+    _add_env_flags(parser, "those of the run", 200)
+    add_config_flags(parser)
+
+
+def _watch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "run", metavar="RUN_OR_ORACLE", help="a run folder, a checkpoint, or an oracle's name"
+    )
+    parser.add_argument("--env", help="environment id (the run's first)")
+    parser.add_argument("--policy", default="planner", help="who plays (planner)")
+    parser.add_argument("--seed", type=int, default=0, help="level seed")
+    parser.add_argument("--gif", metavar="FILE", type=Path, help="draw the episode here")
+    parser.add_argument("--fps", type=float, default=8.0, help="steps a second in the terminal")
+    add_config_flags(parser)
+
+
+def _doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the findings here too")
+    parser.add_argument("--quick", action="store_true", help="leave the speed out")
+
+
+def _config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="*", metavar="FILE", help="gin files, as with --configs")
+    parser.add_argument("--defaults", action="store_true", help="show what is not bound, too")
+    parser.add_argument("--text", action="store_true", help="print one config file instead")
+    add_common_flags(parser)
+
+
+class Command(NamedTuple):
+    """A subcommand: what it is for, its flags, and the function that runs it."""
+
+    help: str
+    add_flags: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def _run_train(args: argparse.Namespace) -> int:
+    load_from_flags(args)
+    return cli_commands.train(run_name_of(args), args.json)
+
+
+def _run_oracle(args: argparse.Namespace) -> int:
+    load_from_flags(args)
+    return cli_commands.oracle(args)
+
+
+def _run_config(args: argparse.Namespace) -> int:
+    args.configs = [*args.files, *args.configs]
+    load_from_flags(args)
+    return cli_commands.show_config(defaults=args.defaults, text=args.text, json_file=args.json)
+
+
+COMMANDS = {
+    "train": Command("train a planner, or go on with a run", _train, _run_train),
+    "oracle": Command("measure an oracle", _oracle, _run_oracle),
+    "eval": Command("measure a trained run", _eval, cli_commands.evaluate),
+    "watch": Command("play one episode and draw it", _watch, cli_commands.watch),
+    "doctor": Command("check this machine and installation", _doctor, cli_commands.doctor),
+    "config": Command("check config files and print what they say", _config, _run_config),
+}
+
+
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    parser = argparse.ArgumentParser(
+        prog="remdm",
+        description="Diffusion planners that learn from an oracle.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"remdm {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = {}
+    for name, command in COMMANDS.items():
+        commands[name] = subparsers.add_parser(
+            name, help=command.help, description=command.help, allow_abbrev=False
+        )
+        commands[name].add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
+        command.add_flags(commands[name])
+    return parser, commands
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; names nobody knows are answered with the nearest ones.
+
+    Raises:
+        ValueError: If a command or flag is unknown.
+        SystemExit: If argparse has answered itself, as for `--help`.
+    """
+    parser, commands = _parser()
+    words = [word for word in argv if not word.startswith("-")]
+    if words and words[0] not in COMMANDS:
+        raise ValueError(unknown_name_message("command", words[0], COMMANDS))
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        known = [text for a in commands[args.command]._actions for text in a.option_strings]
+        close = nearest(unknown[0].split("=")[0], known)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise ValueError(
+            f"remdm {args.command} does not know {unknown[0]!r}{hint} "
+            f"(remdm {args.command} --help lists all flags)"
+        )
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    # Config files may import modules that lie in the working folder.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    warnings.filterwarnings("ignore", "pkg_resources is deprecated")  # minihack imports it
+    with _logging_to_terminal(), user_errors(debug="--debug" in argv) as outcome:
+        args = parse(argv)
+        outcome.code = COMMANDS[args.command].run(args)
+    return outcome.code
+
+
+class Outcome:
+    """The exit code of what ran in `user_errors`."""
+
+    code = 0
+
+
+@contextlib.contextmanager
+def user_errors(debug: bool = False) -> Iterator[Outcome]:
+    """Tell errors that a user can mend in one line instead of a traceback.
+
+    Args:
+        debug: Show the traceback as well.
+    """
+    outcome = Outcome()
+    try:
+        yield outcome
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        outcome.code = INTERRUPTED
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        outcome.code = BROKEN
+    except Exception as error:
+        code = cli_commands.exit_code_of(error)
+        if code is None:
+            raise
+        if debug:
+            traceback.print_exc()
+        _complain(cli_commands.message_of(error))
+        outcome.code = code
+
+
+def _complain(message: str) -> None:
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print(f"[bold red]remdm:[/] {escape(message)}")
+
+
+@contextlib.contextmanager
+def _logging_to_terminal() -> Iterator[None]:
+    """Show this package's messages while a command runs."""
+    logger = logging.getLogger("remdm")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

@@ -1,0 +1,345 @@
+"""What the commands of `remdm` do. Heavy modules are imported by the command that needs them."""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gin
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from remdm import config, gin_names, gin_text
+
+if TYPE_CHECKING:
+    from remdm.evaluation.policies import Policy
+    from remdm.evaluation.recording import Recording
+    from remdm.evaluation.rollout import EvalRow
+    from remdm.experiment import Experiment
+
+INTERRUPTED = 130
+# Words for groups of environments, beside the ids themselves.
+ENV_GROUPS = ("training", "heldout", "all", "gridworld")
+
+
+def exit_code_of(error: Exception) -> int | None:
+    """2 for what the user can mend, 1 for what the machine did, None for our own mistakes."""
+    from remdm.data.tensor_file import DamagedFileError
+    from remdm.envs.contract import EnvError
+
+    if isinstance(error, (ValueError, ImportError, FileNotFoundError, DamagedFileError)):
+        return 2
+    if isinstance(error, RuntimeError) and str(error).startswith("Required bindings for"):
+        return 2
+    return 1 if isinstance(error, (OSError, EnvError)) else None
+
+
+def message_of(error: Exception) -> str:
+    """The error's words without the lines that gin adds."""
+    lines = [
+        line for line in str(error).splitlines() if not line.startswith("  In call to configurable")
+    ]
+    text = "\n".join(lines).strip() or type(error).__name__
+    if text.startswith("Required bindings for"):
+        return f"{text}; name a config that has them (--configs gin_configs/...) or --bind them."
+    return text
+
+
+# ------------------------------------------------------------------------------------- train
+
+
+def train(run_name: str, json_file: Path | None = None) -> int:
+    """Train by the loaded configuration, then measure and print."""
+    from remdm.experiment import Experiment
+
+    return run_experiment(Experiment(run_name), json_file)
+
+
+def run_experiment(experiment: "Experiment", json_file: Path | None = None) -> int:
+    """Start, learn, test and report; for `remdm train` and for examples.
+
+    Returns:
+        0, or 130 where somebody asked to stop before the budget was used up.
+    """
+    from remdm.allocator import keep_allocations
+
+    keep_allocations()
+    experiment.start()
+    try:
+        config.check_bindings()
+        experiment.learn()
+        if not experiment.progress.finished:
+            Console().print(
+                f"stopped in epoch {experiment.progress.epoch}; the same command goes on from there"
+            )
+            return INTERRUPTED
+        rows = experiment.evaluate_test()
+        if experiment.accelerator.is_main_process:
+            print_rows(rows, _groups_of(experiment))
+            write_rows(json_file, rows, _groups_of(experiment))
+            Console().print(f"everything is in {experiment.folder.root}", highlight=False)
+    finally:
+        experiment.close()
+    return 0
+
+
+def _groups_of(experiment: "Experiment") -> dict[str, Sequence[str]]:
+    return {"training": experiment.train_envs, "held-out": experiment.heldout_envs}
+
+
+# ------------------------------------------------------------------------------------- tables
+
+
+def print_rows(rows: "Sequence[EvalRow]", groups: Mapping[str, Sequence[str]]) -> None:
+    """Print evaluation rows as a table."""
+    from remdm.evaluation.tables import build_table, rich_table
+
+    Console().print(rich_table(build_table(rows, groups)))
+
+
+def write_rows(
+    path: Path | None, rows: "Sequence[EvalRow]", groups: Mapping[str, Sequence[str]]
+) -> None:
+    """Write evaluation rows as JSON, if a file was asked for."""
+    from remdm.evaluation.tables import results_document, write_json
+
+    if path is not None:
+        write_json(path, results_document(rows, groups))
+
+
+def env_groups(wanted: Sequence[str] | None) -> dict[str, list[str]]:
+    """Environments to play, by the group that tables show them in.
+
+    Args:
+        wanted: Ids and words of `ENV_GROUPS`; the MiniHack suite when None.
+
+    Raises:
+        ValueError: If a name is unknown; offers the nearest ones.
+    """
+    from remdm.envs.making import env_target, known_env_names
+    from remdm.envs.minihack import HELD_OUT_ENVS, TRAINING_ENVS
+
+    gridworlds = tuple(name for name in known_env_names() if name.startswith("Gridworld-"))
+    members = {
+        "training": TRAINING_ENVS,
+        "heldout": HELD_OUT_ENVS,
+        "all": TRAINING_ENVS + HELD_OUT_ENVS,
+        "gridworld": gridworlds,
+    }
+    names = [env for word in wanted or ["all"] for env in members.get(word, (word,))]
+    names = list(dict.fromkeys(names))
+    for name in names:
+        env_target(name)
+    groups = {
+        "training": [env for env in names if env in TRAINING_ENVS],
+        "held-out": [env for env in names if env in HELD_OUT_ENVS],
+    }
+    known = {env for group in groups.values() for env in group}
+    groups["selected"] = [env for env in names if env not in known]
+    return {name: group for name, group in groups.items() if group}
+
+
+# ------------------------------------------------------------------------------------- oracle
+
+
+def oracle(args: argparse.Namespace) -> int:
+    """Play levels by oracles and print how often they win."""
+    from remdm.evaluation.suite import oracle_policy
+    from remdm.oracles.making import make_oracle
+
+    groups = env_groups(args.envs)
+    rows: list[EvalRow] = []
+    for oracle_name in args.oracle:
+        policy = oracle_policy(make_oracle(oracle_name), replan_every=args.replan_every)
+        for env in (env for group in groups.values() for env in group):
+            rows += _play(policy, env, args)
+    print_rows(rows, groups)
+    write_rows(args.json, rows, groups)
+    config.check_bindings()
+    return 0
+
+
+def _play(policy: "Policy", env: str, args: argparse.Namespace) -> "list[EvalRow]":
+    """One environment at a time: they may differ in size."""
+    from tqdm import tqdm
+
+    from remdm.envs.making import make_vec_env
+    from remdm.evaluation.rollout import evaluate_policy
+
+    # Off a terminal (disable=None) there is nobody to watch a bar.
+    with tqdm(total=args.episodes, desc=f"{policy.name} {env}", disable=None, leave=False) as bar:
+
+        def tell(finished: int, total: int, won: int) -> None:
+            bar.set_postfix_str(f"won {won / max(finished, 1):.2f}", refresh=False)
+            bar.update(finished - bar.n)
+
+        return evaluate_policy(
+            policy,
+            [env],
+            episodes=args.episodes,
+            first_seed=args.seed,
+            make_vec_env=make_vec_env,
+            rows=args.rows,
+            progress=tell,
+        ).rows
+
+
+# ------------------------------------------------------------------------------------- eval, watch
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Play levels by the agents of a run and print how often they win."""
+    from remdm.cli_runs import open_run
+    from remdm.envs.making import make_vec_env
+    from remdm.evaluation.suite import evaluate_suite
+
+    run = open_run(Path(args.run), args.configs, args.bind)
+    groups = env_groups(args.envs) if args.envs else run.groups
+    rows = evaluate_suite(
+        run.agents,
+        run.oracle,
+        [env for group in groups.values() for env in group],
+        policies=args.policies or list(run.agents),
+        episodes=args.episodes,
+        first_seed=args.seed,
+        rows=args.rows,
+        seed=args.seed,
+        make_vec_env=make_vec_env,
+    )
+    print_rows(rows, groups)
+    write_rows(args.json, rows, groups)
+    return 0
+
+
+def watch(args: argparse.Namespace) -> int:
+    """Play one level and show it: in the terminal, and as a GIF if asked for."""
+    from remdm.envs.making import make_vec_env
+    from remdm.evaluation.gif import write_gif
+    from remdm.evaluation.recording import record_episode
+    from remdm.evaluation.rendering import render_episode
+
+    policy, envs = _player(args)
+    vec_env = make_vec_env([args.env or envs[0]])
+    try:
+        recording = record_episode(policy, vec_env, args.seed)
+    finally:
+        vec_env.close()
+    play_in_terminal(recording, args.fps)
+    if args.gif is not None:
+        write_gif(args.gif, render_episode(recording))
+        Console().print(f"drawn in {args.gif}", highlight=False)
+    return 0
+
+
+def _player(args: argparse.Namespace) -> "tuple[Policy, list[str]]":
+    """Who plays, and the environments of its run."""
+    from remdm.cli_runs import open_run, oracle_run
+    from remdm.evaluation.suite import suite_policies
+    from remdm.oracles.making import ORACLES
+
+    if args.run in ORACLES.names() and not Path(args.run).exists():
+        config.load_config(args.configs, args.bind)
+        run = oracle_run(args.run)
+        name = run.oracle.name
+    else:
+        run = open_run(Path(args.run), args.configs, args.bind)
+        name = args.policy
+    (policy,) = suite_policies(run.agents, run.oracle, [name], args.seed)
+    return policy, [env for group in run.groups.values() for env in group]
+
+
+def play_in_terminal(recording: "Recording", fps: float) -> None:
+    """Show an episode step by step on a terminal, and only its last step elsewhere."""
+    from rich.live import Live
+
+    from remdm.evaluation.rendering import fit_viewport
+    from remdm.evaluation.terminal import moment_text
+
+    view = fit_viewport([moment.observation for moment in recording.moments])
+    screens = range(len(recording.moments))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.print(moment_text(recording, screens[-1], view))
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        for index in screens:
+            live.update(moment_text(recording, index, view), refresh=True)
+            time.sleep(1 / fps)
+
+
+# ------------------------------------------------------------------------------------- doctor
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Check this machine; 1 if something is broken."""
+    from remdm import doctor as checks
+
+    findings = checks.examine(speed=not args.quick)
+    checks.print_findings(findings)
+    if args.json is not None:
+        args.json.write_text(json.dumps([finding.to_dict() for finding in findings], indent=2))
+    return 1 if any(finding.status == "broken" for finding in findings) else 0
+
+
+# ------------------------------------------------------------------------------------- config
+
+
+def show_config(*, defaults: bool, text: bool, json_file: Path | None) -> int:
+    """Print the loaded configuration with where each value comes from."""
+    check_env_names()
+    if json_file is not None:
+        json_file.write_text(json.dumps(config.config_dict(), indent=2) + "\n")
+    if text:
+        Console(soft_wrap=True, highlight=False).print(escape(config.config_text()), end="")
+        return 0
+    table = Table("name", "value", "from", box=None, header_style="bold", pad_edge=False)
+    rows = [
+        (b.name, b.text, b.origin + "".join(f" (over {o})" for o in reversed(b.overruled)))
+        for b in config.current_bindings()
+    ]
+    for name, value, origin in sorted(rows + (default_rows() if defaults else [])):
+        style = "dim" if origin == DEFAULT else ""
+        table.add_row(escape(name), escape(value), escape(origin), style=style)
+    Console(highlight=False).print(table)
+    return 0
+
+
+DEFAULT = "default"
+
+
+def default_rows() -> list[tuple[str, str, str]]:
+    """What is not bound, of every configurable that is bound or referred to."""
+    bound = {binding.name for binding in config.current_bindings()}
+    rows = []
+    for configurable in config.mentioned_configurables():
+        owner = gin_names.short_name(configurable)
+        for argument, value in gin_names.defaults(configurable).items():
+            name = f"{owner}.{argument}"
+            if name not in bound:
+                rows.append((name, _default_text(value), DEFAULT))
+    return rows
+
+
+def _default_text(value: Any) -> str:
+    if value is gin.REQUIRED:
+        return "(required)"
+    try:
+        return gin_text.format_value(value)
+    except ValueError:
+        return repr(value)
+
+
+def check_env_names() -> None:
+    """See that the environments which a config names exist.
+
+    Raises:
+        ValueError: If one does not.
+    """
+    from remdm.envs.making import env_target
+
+    for key in ("Experiment.train_envs", "Experiment.heldout_envs"):
+        for name in config.bound_value(key) or ():
+            env_target(name)

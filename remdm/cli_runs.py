@@ -1,0 +1,109 @@
+"""Opening what a run left behind, to play with it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from remdm import config
+from remdm.agent import BaseAgent
+from remdm.envs.making import make_env
+from remdm.oracles.contract import Oracle
+from remdm.oracles.making import make_oracle
+from remdm.training.checkpoint import (
+    STATE_FILE,
+    CheckpointError,
+    list_checkpoints,
+    load_into,
+    load_weights,
+    read_state,
+)
+from remdm.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRun:
+    """Who can play.
+
+    Attributes:
+        oracle: The teacher.
+        groups: Environments of the run by the group that tables show them in.
+        agents: Agents with the averaged weights of the checkpoint.
+        source: The checkpoint; None where there is none.
+    """
+
+    oracle: Oracle
+    groups: dict[str, list[str]]
+    agents: dict[str, BaseAgent] = field(default_factory=dict)
+    source: Path | None = None
+
+
+def oracle_run(name: str) -> OpenRun:
+    """An oracle alone."""
+    return OpenRun(make_oracle(name), {"training": ["MiniHack-Room-Random-15x15-v0"]})
+
+
+def find_checkpoint(path: Path) -> tuple[RunFolder, Path]:
+    """The run folder and the checkpoint that `path` means.
+
+    Args:
+        path: A checkpoint folder, or a run folder: then its best checkpoint, else its newest.
+
+    Raises:
+        CheckpointError: If there is no checkpoint.
+    """
+    path = path.resolve()
+    if (path / STATE_FILE).is_file():
+        for parent in path.parents:
+            if RunFolder(parent).config.is_file():
+                return RunFolder(parent), path
+        raise CheckpointError(f"{path} lies in no run folder: no config.gin above it")
+    folder = RunFolder(path)
+    if not folder.config.is_file():
+        raise CheckpointError(f"{path} is neither a run folder nor a checkpoint: no config.gin")
+    if (folder.best / STATE_FILE).is_file():
+        return folder, folder.best
+    found = list_checkpoints(folder.checkpoints)
+    if not found:
+        raise CheckpointError(f"{path} holds no checkpoint yet; train it for an epoch first")
+    return folder, found[-1]
+
+
+def open_run(path: Path, configs: list[str], bindings: list[str]) -> OpenRun:
+    """Load the configuration and the averaged weights of a run.
+
+    Args:
+        path: A run folder or a checkpoint in it.
+        configs: Config files that overrule the run's own.
+        bindings: Bindings that overrule both, as to play with other sampler settings.
+
+    Raises:
+        CheckpointError: If it is missing, damaged, or does not fit its configuration.
+    """
+    from remdm.experiment import Experiment
+
+    folder, checkpoint = find_checkpoint(path)
+    state = read_state(checkpoint)
+    config.load_config([folder.config, *configs], bindings)
+    run = Experiment(folder.root.name)
+    env = make_env(run.train_envs[0])
+    try:
+        spec, num_actions, names = env.observation_spec, env.num_actions, list(env.action_names)
+    finally:
+        env.close()
+    if state.get("action_names") != names:
+        raise CheckpointError(
+            f"{checkpoint} was written with the actions {state.get('action_names')}, "
+            f"{run.train_envs[0]} has {names}"
+        )
+    agents = {}
+    types = {"planner": run.agent_type, "single_step": run.baseline_agent_type}
+    for name, agent_type in types.items():
+        weights = checkpoint / f"{name}_ema.safetensors"
+        if agent_type is None or not weights.is_file():
+            continue
+        agents[name] = agent_type(spec, num_actions).eval()
+        load_into(agents[name], load_weights(weights), weights)
+    if not agents:
+        raise CheckpointError(f"{checkpoint} holds no averaged weights; it is not complete")
+    groups = {"training": list(run.train_envs), "held-out": list(run.heldout_envs)}
+    groups = {name: group for name, group in groups.items() if group}
+    return OpenRun(run.oracle_type(), groups, agents, checkpoint)
