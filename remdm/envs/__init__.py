@@ -1,0 +1,1 @@
+"""Worlds: single environments, and many of them that run whole plans."""

@@ -1,4 +1,4 @@
-"""The comparison that every table prints: chance, the oracle, and the agents, on the same levels."""
+"""The comparison that every table prints: chance, the oracle and the agents on equal levels."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -10,6 +10,7 @@ from remdm.evaluation.policies import AgentPolicy, OraclePolicy, Policy
 from remdm.evaluation.rollout import EvalRow, evaluate_policy
 from remdm.oracles.contract import Oracle
 from remdm.oracles.random_policy import RandomPolicy
+from remdm.oracles.seed_oracle import SeedOracle
 from remdm.registry import unknown_name_message
 from remdm.seeding import torch_generator
 
@@ -17,6 +18,17 @@ from remdm.seeding import torch_generator
 CONSTRAINED = "+constraints"
 # Long enough for the oracle to finish what it starts.
 ORACLE_HORIZON = 64
+
+
+def oracle_policy(
+    oracle: Oracle, *, replan_every: int | None = None, seed: int = 0
+) -> OraclePolicy:
+    """The oracle as it is meant to act: the seed's anew at every step, others plan by plan."""
+    if replan_every is None and isinstance(oracle, SeedOracle):
+        replan_every = 1
+    return OraclePolicy(
+        oracle, plan_horizon=ORACLE_HORIZON, replan_every=replan_every, seed=seed
+    )
 
 
 def suite_policies(
@@ -36,7 +48,7 @@ def suite_policies(
     """
     made: dict[str, Callable[[], Policy]] = {
         "random": lambda: OraclePolicy(RandomPolicy(), seed=seed),
-        oracle.name: lambda: OraclePolicy(oracle, plan_horizon=ORACLE_HORIZON, seed=seed),
+        oracle.name: lambda: oracle_policy(oracle, seed=seed),
     }
     for name, agent in agents.items():
         for row in (name, name + CONSTRAINED):
@@ -89,11 +101,12 @@ def evaluate_suite(
     results: list[EvalRow] = []
     for policy in suite_policies(agents, oracle, policies, seed):
         total = episodes * len(env_names)
-        bar = tqdm(total=total, desc=f"testing {policy.name}", unit="episode", disable=not shown)
+        hidden = None if shown else True  # None: drawn on a terminal only
+        bar = tqdm(total=total, desc=f"testing {policy.name}", unit="episode", disable=hidden)
 
         def tell(finished: int, total: int, won: int, bar: tqdm = bar) -> None:
-            bar.n = finished
-            bar.set_postfix_str(f"won {won / max(finished, 1):.2f}")
+            bar.set_postfix_str(f"won {won / max(finished, 1):.2f}", refresh=False)
+            bar.update(finished - bar.n)
 
         played = evaluate_policy(
             policy,
