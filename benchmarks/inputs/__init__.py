@@ -1,0 +1,1 @@
+"""Inputs that benchmarks make up for themselves."""

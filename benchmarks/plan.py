@@ -1,0 +1,119 @@
+"""Milliseconds per plan: the default net and sampler, and the seed's net with the seed's sampler.
+
+One plan is what an agent makes of one observation: features, encoding, every denoising call and
+the sampling between them. Nets are fresh, so their plans are as undecided as plans can be and take
+about four net calls; a trained planner takes about three and a half. Threads are torch's own
+choice: set OMP_NUM_THREADS to measure one core.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.harness import options, report
+from benchmarks.inputs.observations import as_tensors, make_observations
+from remdm.agent import BaseAgent, DiffusionPlannerAgent
+from remdm.diffusion import BernoulliMasking, PlanSample
+from remdm.maps import NUM_ACTIONS, map_observation_spec
+from remdm.nets.dual_stream import DualStreamDenoiser
+from remdm.policy_agent import PolicyAgent
+
+BATCHES = (1, 8, 64, 256)
+SPEC = map_observation_spec(21, 79)
+
+
+def default_planner() -> BaseAgent:
+    """The planner as it is trained by default."""
+    return DiffusionPlannerAgent(SPEC, NUM_ACTIONS)
+
+
+def seed_planner() -> BaseAgent:
+    """The seed's net, sampler and masking: 64 tokens in 10 calls, one draw per label."""
+    return DiffusionPlannerAgent(
+        SPEC,
+        NUM_ACTIONS,
+        plan_horizon=64,
+        replan_every=16,
+        denoiser_type=DualStreamDenoiser,
+        corruption_type=BernoulliMasking,
+        sampler="readme_minihack",
+        sampler_options={"early_exit": False},
+    )
+
+
+def single_step() -> BaseAgent:
+    """The single-step head on the default encoder."""
+    return PolicyAgent(SPEC, NUM_ACTIONS)
+
+
+AGENTS: dict[str, Callable[[], BaseAgent]] = {
+    "default": default_planner,
+    "single_step": single_step,
+    "seed": seed_planner,
+}
+
+
+def time_plans(
+    agent: BaseAgent, observations: dict[str, np.ndarray], batch: int, seconds: float
+) -> dict[str, Any]:
+    """Plan for `batch` observations again and again; times are milliseconds per call."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = as_tensors(observations, batch)
+
+    def plan() -> PlanSample:
+        return agent.plan(tensors, generator)
+
+    plan()
+    times, calls = [], []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 3:
+        start = time.perf_counter()
+        sample = plan()
+        times.append((time.perf_counter() - start) * 1e3)
+        calls.append(float(sample.nfe.float().mean()))
+    return {
+        "p50_ms": float(np.percentile(times, 50)),
+        "p95_ms": float(np.percentile(times, 95)),
+        "ms_per_plan": float(np.percentile(times, 50)) / batch,
+        "net_calls": float(np.mean(calls)),
+    }
+
+
+def main() -> None:
+    arguments = options(__doc__)
+    seconds = 0.3 if arguments.quick else 3.0
+    batches = BATCHES[:2] if arguments.quick else BATCHES
+    observations = make_observations(max(batches))
+    rows = []
+    for name, make in AGENTS.items():
+        torch.manual_seed(0)
+        agent = make().eval().requires_grad_(False)
+        for batch in batches:
+            result = time_plans(agent, observations, batch, seconds)
+            rows.append({"agent": name, "batch": batch, **result})
+    found = {(row["agent"], row["batch"]): row for row in rows}
+    alone, reference = found["default", 1], found["seed", 1]
+    many = 8 if arguments.quick else 64
+    batched = found["default", many]["ms_per_plan"]
+    line = {
+        "name": "plan",
+        "value": alone["p50_ms"],
+        "unit": "ms per plan alone",
+        "reference": "seed's net, readme sampler, alone",
+        "reference_value": reference["p50_ms"],
+        "ratio": reference["p50_ms"] / alone["p50_ms"],
+        "p95_ms": alone["p95_ms"],
+        "net_calls": alone["net_calls"],
+        "batch": many,
+        "batched_ms_per_plan": batched,
+        "batched_ratio": found["seed", many]["ms_per_plan"] / batched,
+        "rows": rows,
+    }
+    report(rows, line, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""The contract between a denoising network and the agent that trains and samples it."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+Context = tuple[Tensor, ...]
+
+
+def select_rows(context: Context, rows: Tensor) -> Context:
+    """The context of some states only, for dropping finished plans or repeating candidates.
+
+    Args:
+        context: From `Denoiser.encode`; every tensor has the state on axis 0.
+        rows: int64 or bool index of states.
+    """
+    return tuple(part[rows] for part in context)
+
+
+class Denoiser(nn.Module, ABC):
+    """A network for p(x0 | zt, observation) over plan tokens.
+
+    The observation is encoded once per plan: what `encode` returns does not depend on the plan,
+    and `denoise` reads nothing else of the observation.
+
+    Attributes:
+        observation_keys: Names of the observation arrays that `encode` reads.
+        num_actions: Size of the action set.
+        plan_horizon: Tokens per plan.
+        uses_time: Whether `denoise` wants the diffusion time.
+        predicts_end: Whether END is among the classes it has learnt.
+    """
+
+    observation_keys: tuple[str, ...]
+    num_actions: int
+    plan_horizon: int
+    uses_time: bool = False
+    predicts_end: bool = True
+
+    @abstractmethod
+    def encode(self, observations: dict[str, Tensor]) -> Context:
+        """All the network needs to know of B observations; axis 0 of each tensor is the state."""
+
+    @abstractmethod
+    def denoise(self, context: Context, zt: Tensor, t: Tensor | float | None = None) -> Tensor:
+        """Predict the clean plan.
+
+        Args:
+            context: From `encode`, B states.
+            zt: int64 tokens [B, plan_horizon], or [draws, B, plan_horizon] for several
+                corrupted plans of the same states.
+            t: Diffusion time in [0, 1], a number or one per plan, [B] or [draws, B]; ignored by
+                nets without time.
+
+        Returns:
+            float32 logits with one more axis of num_actions + 1 classes: the actions, then END.
+        """
+
+    def auxiliary_loss(
+        self, context: Context, observations: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Named extra losses, already weighted; none by default."""
+        return {}
+
+    def forward(
+        self, observations: dict[str, Tensor], zt: Tensor, t: Tensor | float | None = None
+    ) -> Tensor:
+        """`denoise` after `encode`."""
+        return self.denoise(self.encode(observations), zt, t)
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Number of trainable numbers."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

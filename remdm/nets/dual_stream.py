@@ -1,0 +1,237 @@
+"""The seed's net: a glyph crop and the whole glyph map as tokens before the plan tokens.
+
+All tokens go through one transformer together, so the observation's own tokens are computed once
+per plan and the transformer runs again at every denoising step. Its shape, parameter count and
+initial values follow the seed (5,241,935 numbers with a head of 12 actions, 4,956,012 without the
+global stream). It has known weaknesses, kept on purpose: 8 pooled cells for the whole map, no
+memory, no coordinates relative to the agent, no norm before the head.
+"""
+
+import gin
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from remdm.maps import ArraySpec
+from remdm.nets.attention import attend
+from remdm.nets.denoiser import Context, Denoiser
+from remdm.nets.egocentric import egocentric_crop
+from remdm.tokens import vocabulary_size
+
+NUM_GLYPHS = 6000  # rows of the glyph tables; NetHack has 5976
+LOCAL_SIZE = 9  # cells along the side of the crop
+LOCAL_PADDING = 13  # glyph shown beyond the map's edge
+GLOBAL_GRID = (2, 4)  # cells that the whole map is pooled to
+INITIAL_GATE = -3.0  # global tokens start at sigmoid(-3) = 5 % of their size
+# Logit of END in a head that never learnt it; finite, so that it can be multiplied by 0.
+NEVER = -1e9
+
+
+class LocalStream(nn.Module):
+    """One token from the 9x9 glyphs around the agent."""
+
+    def __init__(self, width: int) -> None:
+        """Args:
+        width: Channels of the token.
+        """
+        super().__init__()
+        self.glyphs = nn.Embedding(NUM_GLYPHS, 64)
+        self.first = nn.Conv2d(64, 32, 3, padding=1)
+        self.second = nn.Conv2d(32, 64, 3, padding=1)
+        self.out = nn.Linear(64 * LOCAL_SIZE**2, width)
+
+    def forward(self, crop: Tensor) -> Tensor:
+        """Token [B, 1, width] of glyphs int32 [B, 9, 9]."""
+        x = self.glyphs(crop).permute(0, 3, 1, 2)
+        x = F.gelu(self.second(F.gelu(self.first(x))))
+        return self.out(x.flatten(1))[:, None]
+
+
+class GlobalStream(nn.Module):
+    """Eight tokens from all glyphs of the level."""
+
+    def __init__(self, width: int) -> None:
+        """Args:
+        width: Channels of a token.
+        """
+        super().__init__()
+        self.glyphs = nn.Embedding(NUM_GLYPHS, 32)
+        self.first = nn.Conv2d(32, 32, 5, stride=2, padding=2)
+        self.second = nn.Conv2d(32, 64, 3, stride=2, padding=1)
+        self.out = nn.Linear(64, width)
+
+    def forward(self, glyphs: Tensor) -> Tensor:
+        """Tokens [B, 8, width] of glyphs int32 [B, height, width]."""
+        x = self.glyphs(glyphs).permute(0, 3, 1, 2)
+        x = F.gelu(self.second(F.gelu(self.first(x))))
+        return self.out(F.adaptive_avg_pool2d(x, GLOBAL_GRID).flatten(2).transpose(1, 2))
+
+
+class JointLayer(nn.Module):
+    """Pre-norm transformer layer over observation and plan tokens together, GELU."""
+
+    def __init__(self, width: int, num_heads: int, hidden: int) -> None:
+        """Args:
+        width: Channels of a token.
+        num_heads: Attention heads; must divide `width`.
+        hidden: Channels inside the feed-forward network.
+        """
+        super().__init__()
+        if width % num_heads:
+            raise ValueError(
+                f"width must be a multiple of num_heads={num_heads}, got {width}; set "
+                "DualStreamDenoiser.width or DualStreamDenoiser.num_heads."
+            )
+        self.num_heads = num_heads
+        self.norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.hidden_norm = nn.LayerNorm(width)
+        self.hidden_in = nn.Linear(width, hidden)
+        self.hidden_out = nn.Linear(hidden, width)
+        # Initial values as in torch's own attention module.
+        nn.init.xavier_uniform_(self.qkv.weight)
+        nn.init.zeros_(self.qkv.bias)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, tokens, width] to the same."""
+        batch, count, width = x.shape
+        head_width = width // self.num_heads
+        split = self.qkv(self.norm(x)).view(batch, count, 3, self.num_heads, head_width)
+        queries, keys, values = split.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = attend(queries * head_width**-0.5, keys, values)
+        x = x + self.out(mixed.transpose(1, 2).reshape(batch, count, width))
+        return x + self.hidden_out(F.gelu(self.hidden_in(self.hidden_norm(x))))
+
+
+@gin.configurable(module="remdm", denylist=["observation_spec", "num_actions", "plan_horizon"])
+class DualStreamDenoiser(Denoiser):
+    """The seed's `LocalDiffusionPlannerWithGlobal`; without global stream its local variant."""
+
+    observation_keys = ("glyphs", "position")
+    uses_time = True
+
+    def __init__(
+        self,
+        observation_spec: dict[str, ArraySpec],
+        num_actions: int,
+        plan_horizon: int,
+        *,
+        width: int = 256,
+        num_layers: int = 4,
+        num_heads: int = 4,
+        hidden: int = 1024,
+        time_bins: int = 100,
+        use_global_stream: bool = True,
+        predict_end: bool = True,
+        goal_loss_weight: float = 0.5,
+        goal_glyph: int = 2383,
+    ) -> None:
+        """Args:
+        observation_spec: Arrays of one observation.
+        num_actions: Size of the action set.
+        plan_horizon: Tokens per plan; 64 in the seed.
+        width: Channels of a token.
+        num_layers: Transformer layers.
+        num_heads: Attention heads.
+        hidden: Channels inside the feed-forward networks.
+        time_bins: Rows of the table of diffusion times.
+        use_global_stream: Whether the net sees more than its 9x9 crop.
+        predict_end: Whether the head has a class for END; the seed's has none.
+        goal_loss_weight: Weight of the goal head's loss; 0 leaves it untrained.
+        goal_glyph: What the goal head looks for; NetHack's stairs down.
+
+        Raises:
+            ValueError: If the observation has no glyphs.
+        """
+        super().__init__()
+        missing = [key for key in self.observation_keys if key not in observation_spec]
+        if missing:
+            raise ValueError(
+                f"DualStreamDenoiser needs the observation arrays "
+                f"{', '.join(self.observation_keys)}; missing: {', '.join(missing)}. "
+                "Choose another DiffusionPlannerAgent.denoiser_type."
+            )
+        self.num_actions = num_actions
+        self.plan_horizon = plan_horizon
+        self.predicts_end = predict_end
+        self.time_bins = time_bins
+        self.goal_loss_weight = goal_loss_weight
+        self.goal_glyph = goal_glyph
+        self.local_stream = LocalStream(width)
+        self.global_stream = GlobalStream(width) if use_global_stream else None
+        if use_global_stream:
+            self.gate = nn.Parameter(torch.tensor(INITIAL_GATE))
+            self.goal_head = nn.Sequential(nn.Linear(width, 128), nn.GELU(), nn.Linear(128, 2))
+        self.tokens = nn.Embedding(vocabulary_size(num_actions), width)
+        self.times = nn.Embedding(time_bins, width)
+        self.positions = nn.Embedding(plan_horizon, width)
+        self.layers = nn.ModuleList(JointLayer(width, num_heads, hidden) for _ in range(num_layers))
+        self.head = nn.Linear(width, num_actions + int(predict_end))
+
+    def encode(self, observations: dict[str, Tensor]) -> Context:
+        """Observation tokens [B, 9, width] and the goal head's guess [B, 2].
+
+        Without global stream the token [B, 1, width] alone.
+        """
+        glyphs = observations["glyphs"].to(torch.int32)
+        crop = egocentric_crop(glyphs, observations["position"], LOCAL_SIZE, LOCAL_PADDING)
+        local = self.local_stream(crop)
+        if self.global_stream is None:
+            return (local,)
+        whole = self.global_stream(glyphs)
+        gated = whole * torch.sigmoid(self.gate).to(whole.dtype)
+        return torch.cat([local, gated], 1), self.goal_head(whole.mean(1))
+
+    def denoise(self, context: Context, zt: Tensor, t: Tensor | float | None = None) -> Tensor:
+        """See `Denoiser.denoise`; `t` is cut into `time_bins` equal bins.
+
+        Raises:
+            ValueError: If `t` is None.
+        """
+        if t is None:
+            raise ValueError("DualStreamDenoiser reads the diffusion time; pass t.")
+        leading = zt.shape[:-1]
+        # The guard keeps 0.29 * 100 = 28.999998 in bin 29.
+        time = torch.as_tensor(t, dtype=torch.float32, device=zt.device) * self.time_bins + 1e-4
+        bins = time.to(torch.int64).clamp(0, self.time_bins - 1).expand(leading)
+        plan = self.tokens(zt) + self.times(bins)[..., None, :] + self.positions.weight
+        seen = context[0].expand(*leading, -1, -1)
+        x = torch.cat([seen.to(plan.dtype), plan], -2).flatten(0, -3)
+        for layer in self.layers:
+            x = layer(x)
+        logits = self.head(x[:, -self.plan_horizon :]).float()
+        if not self.predicts_end:
+            logits = F.pad(logits, (0, 1), value=NEVER)
+        return logits.view(*zt.shape, self.num_actions + 1)
+
+    def auxiliary_loss(
+        self, context: Context, observations: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Weighted squared error of the guessed stairs, on states where they are in view."""
+        if self.global_stream is None or not self.goal_loss_weight:
+            return {}
+        target, visible = goal_position(observations["glyphs"], self.goal_glyph)
+        error = (context[1].float() - target).square().mean(1) * visible
+        return {"goal_loss": self.goal_loss_weight * error.sum() / visible.sum().clamp_min(1.0)}
+
+
+def goal_position(glyphs: Tensor, goal_glyph: int) -> tuple[Tensor, Tensor]:
+    """Where the goal is drawn.
+
+    Args:
+        glyphs: integers [B, height, width].
+        goal_glyph: The symbol looked for.
+
+    Returns:
+        float32 [B, 2]: row / (height - 1) and column / (width - 1) of its first place, 0 where
+        there is none; float32 [B]: 1 where there is one.
+    """
+    _, height, width = glyphs.shape
+    found = (glyphs == goal_glyph).flatten(1)
+    visible = found.any(1)
+    index = found.to(torch.uint8).argmax(1)
+    rows = index.div(width, rounding_mode="floor") / (height - 1)
+    columns = (index % width) / (width - 1)
+    return torch.stack([rows, columns], 1) * visible[:, None], visible.float()

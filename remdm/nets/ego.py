@@ -1,0 +1,224 @@
+"""The default net: an egocentric encoder and a plan decoder that cross-attends to it.
+
+The agent sees a crop of its memory around itself in full detail and the whole level in coarse
+blocks, both centred on itself, so what it learns in one place holds in every other.
+"""
+
+import gin
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from remdm.maps import NUM_TERRAINS, ArraySpec
+from remdm.nets.attention import DecoderLayer, SharedKeysValues
+from remdm.nets.denoiser import Context, Denoiser
+from remdm.nets.egocentric import (
+    FEATURE_KEYS,
+    NUM_BLOCKED,
+    NUM_COARSE_CHANNELS,
+    NUM_SEARCH_BUCKETS,
+    NUM_VISIT_BUCKETS,
+    EgocentricFeatures,
+    ViewSize,
+    egocentric_features,
+)
+from remdm.tokens import vocabulary_size
+
+# Tokens and their positions start at the same scale. Positions at the usual 0.02 beside tokens of
+# scale 1 drown: every position then predicts the same symbol for hundreds of updates.
+TOKEN_SCALE = 0.3
+HEAD_SCALE = 0.05
+CELL_SCALE = 0.5  # each of the four summed tables, so that a cell starts near scale 1
+
+
+class CellEmbedding(nn.Module):
+    """Sum of four small tables (terrain, visit, search, blocked), read through one table.
+
+    The sums of all combinations are formed first (1872 rows), so that each cell costs one lookup
+    instead of four; the gradient is the same.
+    """
+
+    def __init__(self, dim: int) -> None:
+        """Args:
+        dim: Channels per cell.
+        """
+        super().__init__()
+        sizes = (NUM_TERRAINS, NUM_VISIT_BUCKETS, NUM_SEARCH_BUCKETS, NUM_BLOCKED)
+        self.tables = nn.ParameterList(
+            nn.Parameter(torch.randn(n, dim) * CELL_SCALE) for n in sizes
+        )
+
+    def forward(self, cells: Tensor) -> Tensor:
+        """Embed cell codes [..., ] of `egocentric.cell_codes`: [..., dim]."""
+        terrain, visit, search, blocked = self.tables
+        combined = terrain[:, None] + visit
+        combined = combined[:, :, None] + search
+        combined = combined[:, :, :, None] + blocked
+        return F.embedding(cells, combined.flatten(0, 3))
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(relu(conv(relu(x))))."""
+
+    def __init__(self, channels: int) -> None:
+        """Args:
+        channels: In and out.
+        """
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, channels, h, w] to the same."""
+        return x + self.second(F.relu(self.first(F.relu(x))))
+
+
+@gin.configurable(module="remdm", denylist=["observation_spec", "width"])
+class EgoEncoder(nn.Module):
+    """Observation tokens: 3x3 patches of the crop (49) and of the coarse map (33).
+
+    Attributes:
+        num_tokens: Tokens per observation.
+    """
+
+    def __init__(
+        self,
+        observation_spec: dict[str, ArraySpec],
+        width: int,
+        *,
+        crop_size: int = 21,
+        patch_size: int = 3,
+        cell_dim: int = 16,
+        channels: int = 32,
+        num_blocks: int = 2,
+        coarse_rows: int = 9,
+        coarse_columns: int = 33,
+        block_size: int = 5,
+    ) -> None:
+        """Args:
+        observation_spec: Arrays of one observation; must hold the memory maps.
+        width: Channels of a token.
+        crop_size: Side of the crop in cells, an odd multiple of `patch_size`.
+        patch_size: Side of a patch, in cells of the crop and in blocks of the coarse map.
+        cell_dim: Channels of a cell's embedding.
+        channels: Channels of the convolutions.
+        num_blocks: Residual blocks.
+        coarse_rows: Blocks of the coarse map, an odd multiple of `patch_size`.
+        coarse_columns: The same for columns.
+        block_size: Side of a block in cells, odd.
+        """
+        super().__init__()
+        missing = [key for key in FEATURE_KEYS if key not in observation_spec]
+        if missing:
+            raise ValueError(
+                f"EgoEncoder needs the observation arrays {', '.join(FEATURE_KEYS)}; "
+                f"missing: {', '.join(missing)}. Choose an environment with a remembered map or "
+                "another DiffusionPlannerAgent.denoiser_type."
+            )
+        for name, value in (
+            ("crop_size", crop_size),
+            ("coarse_rows", coarse_rows),
+            ("coarse_columns", coarse_columns),
+        ):
+            if value % 2 == 0 or value % patch_size:
+                raise ValueError(
+                    f"{name} must be an odd multiple of patch_size={patch_size}, got {value}; "
+                    f"set EgoEncoder.{name} or EgoEncoder.patch_size."
+                )
+        if block_size % 2 == 0:
+            raise ValueError(
+                f"block_size must be odd, got {block_size}; set EgoEncoder.block_size."
+            )
+        self.size = ViewSize(crop_size, coarse_rows, coarse_columns, block_size)
+        self.patch_size = patch_size
+        self.cells = CellEmbedding(cell_dim)
+        self.stem = nn.Conv2d(cell_dim, channels, 3, padding=1)
+        self.blocks = nn.Sequential(*(ResidualBlock(channels) for _ in range(num_blocks)))
+        self.patches = nn.Conv2d(channels, width, patch_size, stride=patch_size)
+        self.coarse = nn.Conv2d(NUM_COARSE_CHANNELS, width, patch_size, stride=patch_size)
+        side = crop_size // patch_size
+        num_coarse = (coarse_rows // patch_size) * (coarse_columns // patch_size)
+        self.num_tokens = side * side + num_coarse
+        self.positions = nn.Parameter(torch.randn(self.num_tokens, width) * TOKEN_SCALE)
+
+    def forward(self, observations: dict[str, Tensor]) -> Tensor:
+        """Tokens [B, num_tokens, width] of a batch of observations."""
+        return self.tokens(egocentric_features(observations, self.size))
+
+    def tokens(self, features: EgocentricFeatures) -> Tensor:
+        """Tokens [B, num_tokens, width] of ready-made features."""
+        # [B, h, w, C] seen as [B, C, h, w] is the channels_last layout: no copy.
+        crop = self.cells(features.cells).permute(0, 3, 1, 2)
+        crop = F.relu(self.blocks(self.stem(crop)))
+        near = self.patches(crop).flatten(2).transpose(1, 2)
+        share = features.coarse.permute(0, 3, 1, 2) * (1.0 / self.size.block**2)
+        far = self.coarse(share).flatten(2).transpose(1, 2)
+        tokens = torch.cat([near, far], 1)
+        return tokens + self.positions.to(tokens.dtype)
+
+
+@gin.configurable(module="remdm", denylist=["observation_spec", "num_actions", "plan_horizon"])
+class EgoDenoiser(Denoiser):
+    """Plan tokens that attend to each other and to the encoded observation; no time input.
+
+    The best denoiser of masked tokens does not depend on the time (reference: Zheng et al. 2024,
+    arXiv:2409.02908), so the observation's keys and values are exact for every denoising step.
+    """
+
+    observation_keys = FEATURE_KEYS
+
+    def __init__(
+        self,
+        observation_spec: dict[str, ArraySpec],
+        num_actions: int,
+        plan_horizon: int,
+        *,
+        width: int = 128,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        hidden: int = 512,
+        encoder_type: type[EgoEncoder] = EgoEncoder,
+    ) -> None:
+        """Args:
+        observation_spec: Arrays of one observation.
+        num_actions: Size of the action set.
+        plan_horizon: Tokens per plan.
+        width: Channels of a token.
+        num_layers: Decoder layers.
+        num_heads: Attention heads.
+        hidden: Channels inside the feed-forward networks.
+        encoder_type: Makes observation tokens of `width` channels.
+        """
+        super().__init__()
+        self.num_actions = num_actions
+        self.plan_horizon = plan_horizon
+        self.encoder = encoder_type(observation_spec, width)
+        self.memory = SharedKeysValues(width, num_heads, num_layers)
+        self.plan_tokens = nn.Parameter(
+            torch.randn(vocabulary_size(num_actions), width) * TOKEN_SCALE
+        )
+        self.plan_positions = nn.Parameter(torch.randn(plan_horizon, width) * TOKEN_SCALE)
+        self.layers = nn.ModuleList(
+            DecoderLayer(width, num_heads, hidden) for _ in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, num_actions + 1)
+        # Not zero: a zero head holds back everything below it, and cost 0.15 of first-action
+        # accuracy after 300 updates.
+        nn.init.normal_(self.head.weight, std=HEAD_SCALE)
+        nn.init.zeros_(self.head.bias)
+
+    def encode(self, observations: dict[str, Tensor]) -> Context:
+        """Keys and values per decoder layer: (keys_0, .., values_0, ..), each [B, heads, ..]."""
+        keys, values = self.memory(self.encoder(observations))
+        return (*keys.unbind(0), *values.unbind(0))
+
+    def denoise(self, context: Context, zt: Tensor, t: Tensor | float | None = None) -> Tensor:
+        """See `Denoiser.denoise`; `t` is not read."""
+        count = len(self.layers)
+        tokens = zt[:, None] if zt.ndim == 2 else zt.transpose(0, 1)
+        plan = F.embedding(tokens, self.plan_tokens) + self.plan_positions
+        for layer, keys, values in zip(self.layers, context[:count], context[count:], strict=True):
+            plan = layer(plan, keys, values)
+        logits = self.head(self.norm(plan)).float()
+        return logits[:, 0] if zt.ndim == 2 else logits.transpose(0, 1)

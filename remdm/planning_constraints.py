@@ -1,0 +1,103 @@
+"""Optional rules at planning time: what the remembered map rules out, and a way out of loops.
+
+Both are off by default and reported apart from the plain agent, because they add knowledge of the
+game that the agent has not learnt. They only touch what the sampler draws from, not the net.
+"""
+
+from collections import defaultdict
+
+import numpy as np
+
+from remdm.maps import DELTAS, NUM_ACTIONS, NUM_DIRECTIONS, NUM_TERRAINS, Action, Terrain
+
+# Searching on after this many turns at a place finds less than one hidden thing in twenty.
+ENOUGH_SEARCHES = 20
+MAX_HEAT = 6.0
+HEAT_PER_REPEAT = 0.5
+FREE_REPEATS = 2
+FIRST_DIAGONAL = 4
+
+_NO_ENTRY = np.zeros(NUM_TERRAINS, np.bool_)
+_NO_ENTRY[[Terrain.UNKNOWN, Terrain.WALL, Terrain.LOCKED_DOOR, Terrain.HAZARD]] = True
+_NO_DIAGONAL = np.zeros(NUM_TERRAINS, np.bool_)
+_NO_DIAGONAL[[Terrain.OPEN_DOOR, Terrain.CLOSED_DOOR, Terrain.LOCKED_DOOR]] = True
+
+
+def allowed_first_actions(observations: dict[str, np.ndarray]) -> np.ndarray:
+    """Actions that the remembered map does not rule out.
+
+    A move is ruled out into known walls, locked doors, hazards, cells never seen and off the map,
+    where it has failed before, and diagonally through a door; KICK and OPEN are ruled out without a
+    locked, or closed, door beside the agent; SEARCH after `ENOUGH_SEARCHES` searches. WAIT is not.
+
+    Args:
+        observations: `terrain`, `blocked`, `searched`, `position` of
+            `remdm.maps.map_observation_spec`, batched [N, ...].
+
+    Returns:
+        bool [N, 12]; every row has at least one True.
+    """
+    terrain, position = observations["terrain"], observations["position"].astype(np.int64)
+    height, width = terrain.shape[1:]
+    rows = np.arange(len(terrain))
+    here = (rows, position[:, 0], position[:, 1])
+    target = position[:, None, :] + DELTAS
+    inside = ((target >= 0) & (target < (height, width))).all(-1)
+    clipped = np.clip(target, 0, (height - 1, width - 1))
+    beside = terrain[rows[:, None], clipped[..., 0], clipped[..., 1]]
+    beside = np.where(inside, beside, Terrain.UNKNOWN)
+
+    failed = (observations["blocked"][here][:, None] >> np.arange(NUM_DIRECTIONS)) & 1
+    moves = ~_NO_ENTRY[beside] & (failed == 0)
+    through_door = _NO_DIAGONAL[beside] | _NO_DIAGONAL[terrain[here]][:, None]
+    moves[:, FIRST_DIAGONAL:] &= ~through_door[:, FIRST_DIAGONAL:]
+
+    allowed = np.ones((len(terrain), NUM_ACTIONS), np.bool_)
+    allowed[:, :NUM_DIRECTIONS] = moves
+    allowed[:, Action.OPEN] = (beside == Terrain.CLOSED_DOOR).any(1)
+    allowed[:, Action.KICK] = (beside == Terrain.LOCKED_DOOR).any(1)
+    allowed[:, Action.SEARCH] = observations["searched"][here] < ENOUGH_SEARCHES
+    return allowed
+
+
+class PlanMemory:
+    """Counts the plans made in each state of each running episode, for the loop breaker.
+
+    A state is the agent's position and the number of cells it knows: while both stay, nothing was
+    learnt, and the same plan is likely to fail the same way.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is remembered yet."""
+        self._counts: dict[int, dict[tuple[int, int, int], int]] = defaultdict(dict)
+
+    def reset(self, rows: np.ndarray) -> None:
+        """New episodes start in `rows`, int64 [n]."""
+        for row in rows.tolist():
+            self._counts.pop(row, None)
+
+    def count(self, observations: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
+        """How many plans were made in each state before; counts one more.
+
+        Args:
+            observations: `terrain` and `position`, [n, ...].
+            rows: int64 [n]: the episodes they belong to.
+
+        Returns:
+            int64 [n], what `BaseAgent.plan` takes as `repeats`.
+        """
+        known = (observations["terrain"] != Terrain.UNKNOWN).sum((1, 2)).tolist()
+        repeats = np.empty(len(rows), np.int64)
+        places = observations["position"].tolist()
+        for i, (row, place) in enumerate(zip(rows.tolist(), places, strict=True)):
+            state = (place[0], place[1], known[i])
+            seen = self._counts[row]
+            repeats[i] = seen.get(state, 0)
+            seen[state] = int(repeats[i]) + 1
+        return repeats
+
+
+def heat(repeats: np.ndarray) -> np.ndarray:
+    """Factor on the sampler's temperature after `repeats` plans in the same state, float32."""
+    factor = 1.0 + HEAT_PER_REPEAT * (repeats - FREE_REPEATS)
+    return np.clip(factor, 1.0, MAX_HEAT).astype(np.float32)

@@ -1,0 +1,143 @@
+"""The honest baseline of the planner: the same encoder and decoder, asked for one action."""
+
+import gin
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from remdm.agent import BaseAgent, Observations, check_replan_every
+from remdm.data.batch import Batch
+from remdm.diffusion import PlanSample
+from remdm.maps import ArraySpec
+from remdm.nets.autocast import InferencePrecision
+from remdm.nets.denoiser import Context, Denoiser
+from remdm.nets.ego import EgoDenoiser
+from remdm.tokens import end_token, mask_token
+
+
+@gin.configurable(module="remdm", denylist=["observation_spec", "num_actions"])
+class PolicyAgent(BaseAgent):
+    """A categorical policy trained on the first action of each label (behaviour cloning).
+
+    One learned query, the MASK token of a plan of length one, attends to the observation through
+    the denoiser's own layers. `plan` returns that action, then END; it replans every step.
+    """
+
+    def __init__(
+        self,
+        observation_spec: dict[str, ArraySpec],
+        num_actions: int,
+        *,
+        plan_horizon: int = 16,
+        denoiser_type: type[Denoiser] = EgoDenoiser,
+        temperature: float = 0.5,
+        label_smoothing: float = 0.0,
+        action_constraints: bool = False,
+        loop_breaker: bool = False,
+        autocast_inference: str = "auto",
+    ) -> None:
+        """Args:
+            observation_spec: Arrays of one observation.
+            num_actions: Size of the action set.
+            plan_horizon: Width of the plans returned and of the labels read.
+            denoiser_type: The network; made with a plan of length one.
+            temperature: Divides the logits when an action is drawn; above 0.
+            label_smoothing: Share of the target spread over all actions.
+            action_constraints: See `DiffusionPlannerAgent`.
+            loop_breaker: See `DiffusionPlannerAgent`.
+            autocast_inference: See `DiffusionPlannerAgent`.
+
+        Raises:
+            ValueError: If `temperature` is not above 0.
+        """
+        super().__init__()
+        check_replan_every("PolicyAgent", 1, plan_horizon)
+        if not temperature > 0:
+            raise ValueError(
+                f"temperature must be above 0, got {temperature}; set PolicyAgent.temperature, "
+                "or plan with greedy=True for the most likely action."
+            )
+        self.num_actions = num_actions
+        self.plan_horizon = plan_horizon
+        self.replan_every = 1
+        self.denoiser = denoiser_type(observation_spec, num_actions, 1)
+        self.observation_keys = self.denoiser.observation_keys
+        self.temperature = temperature
+        self.label_smoothing = label_smoothing
+        self.action_constraints = action_constraints
+        self.loop_breaker = loop_breaker
+        self.autocast_inference = InferencePrecision.checked(autocast_inference)
+
+    def action_logits(self, observations: dict[str, Tensor]) -> tuple[Tensor, Context]:
+        """Float32 logits [B, num_actions] and the encoding they come from."""
+        context = self.denoiser.encode(observations)
+        device = context[0].device
+        count = len(observations[self.observation_keys[0]])
+        query = torch.full((count, 1), mask_token(self.num_actions), device=device)
+        logits = self.denoiser.denoise(context, query, 1.0)
+        return logits[:, 0, : self.num_actions], context
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted cross-entropy of the labels' first actions, where there is one."""
+        observations = self.on_device(batch.observations)
+        logits, context = self.action_logits(observations)
+        actions = batch.plans[:, 0]
+        real = actions < self.num_actions
+        weights = batch.weights * real
+        target = actions.clamp(max=self.num_actions - 1)
+        token_loss = F.cross_entropy(
+            logits, target, reduction="none", label_smoothing=self.label_smoothing
+        )
+        total = weights.sum()
+        loss = (token_loss * weights).sum() / torch.where(total == 0, 1.0, total)
+        used = (weights > 0).float()
+        correct = (logits.detach().argmax(-1) == target).float() * used
+        metrics = {"first_token_accuracy": correct.sum() / used.sum().clamp_min(1.0)}
+        for name, value in self.denoiser.auxiliary_loss(context, observations).items():
+            loss = loss + value
+            metrics[name] = value.detach()
+        return loss, metrics
+
+    @torch.inference_mode()
+    def plan(
+        self,
+        observations: Observations,
+        generator: torch.Generator,
+        *,
+        greedy: bool = False,
+        collecting: bool = False,
+        repeats: np.ndarray | None = None,
+    ) -> PlanSample:
+        """One action and END per observation; see `BaseAgent.plan`."""
+        tensors = self.on_device(observations)
+        count = len(tensors[self.observation_keys[0]])
+        device = tensors[self.observation_keys[0]].device
+        with InferencePrecision(self.autocast_inference, device).encoding():
+            logits, _ = self.action_logits(tensors)
+        allowed = self.first_token_mask(observations, device)
+        if allowed is not None:
+            logits = logits.masked_fill(~allowed[:, : self.num_actions], -torch.inf)
+        factor = self.heat(repeats, device)
+        if factor is not None:
+            logits = logits / factor[:, 0]
+        log_probs = (logits.double() / self.temperature).log_softmax(-1)
+        if greedy:
+            actions = log_probs.argmax(-1)
+        else:
+            # Exponential race: one uniform number per class, drawn where the generator lives.
+            race = torch.empty(log_probs.shape, dtype=torch.float64, device=generator.device)
+            race.exponential_(generator=generator)
+            actions = (log_probs.exp() / race.to(device)).argmax(-1)
+        tokens = torch.full((count, self.plan_horizon), end_token(self.num_actions), device=device)
+        tokens[:, 0] = actions
+        token_log_probs = torch.zeros(count, self.plan_horizon, device=device)
+        token_log_probs[:, 0] = log_probs.gather(1, actions[:, None])[:, 0].float()
+        return PlanSample(
+            tokens=tokens,
+            lengths=torch.ones_like(actions),
+            log_prob=token_log_probs[:, 0].clone(),
+            nfe=torch.ones_like(actions),
+            token_log_probs=token_log_probs,
+            trace=None,
+        )
