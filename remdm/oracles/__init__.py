@@ -1,0 +1,1 @@
+"""Who says what the plan should have been."""

@@ -36,6 +36,6 @@ class Oracle(ABC):
     ) -> np.ndarray:
         """The plan to execute at each observation, int8 [N, plan_horizon].
 
-        The label itself unless the oracle acts at random. Rows without a label wait one step.
+        The label itself unless the oracle acts at random.
         """
         return self.label(observations, plan_horizon)[0]

@@ -28,6 +28,19 @@ class MemoryOracle(Oracle):
         """See `Oracle.label`; every observation gets a plan of weight 1."""
         count = len(observations["position"])
         plans = np.empty((count, plan_horizon), np.int8)
-        maps = (np.ascontiguousarray(observations[key]) for key in MAP_KEYS)
-        label_maps(*maps, end_token(NUM_ACTIONS), plans)
+        terrain, visited, searched, blocked, position = (
+            _read_only(observations[key]) for key in MAP_KEYS
+        )
+        end = end_token(NUM_ACTIONS)
+        label_maps(terrain, visited, searched, blocked, position, end, plans)
         return plans, np.ones(count, np.float32)
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    """A contiguous view that cannot be written, so that there is one kind of array to compile for.
+
+    Observations come mapped from files as well as fresh from environments.
+    """
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view

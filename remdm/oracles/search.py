@@ -45,24 +45,19 @@ _SEARCH = int(Action.SEARCH)
 _DR = DELTAS[:, 0].copy()
 _DC = DELTAS[:, 1].copy()
 _FIRST_DIAGONAL = 4
+_FAR = 1 << 30
 # The eight directions in the order they lie around a cell.
 _RING = np.array([0, 4, 1, 5, 2, 6, 3, 7])
 _MISS_POWERS = MISS ** np.arange(256)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, inline="always")
 def walkable(terrain: int) -> bool:
     """Whether a remembered cell can be entered and passed."""
-    return not (
-        terrain == _UNKNOWN
-        or terrain == _WALL
-        or terrain == _CLOSED_DOOR
-        or terrain == _LOCKED_DOOR
-        or terrain == _HAZARD
-    )
+    return terrain not in (_UNKNOWN, _WALL, _CLOSED_DOOR, _LOCKED_DOOR, _HAZARD)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, inline="always")
 def borders_unknown(terrain: np.ndarray, row: int, col: int) -> bool:
     """Whether one of the eight neighbours was never seen; the map's edge does not count."""
     height, width = terrain.shape
@@ -73,9 +68,18 @@ def borders_unknown(terrain: np.ndarray, row: int, col: int) -> bool:
     return False
 
 
+@numba.njit(cache=True, inline="always")
+def _contains(terrain: np.ndarray, kind: int) -> bool:
+    found = False  # no early way out, so that the loop is vectorised
+    for r in range(terrain.shape[0]):
+        for c in range(terrain.shape[1]):
+            found |= terrain[r, c] == kind
+    return found
+
+
 @numba.njit(cache=True)
 def _is_door(terrain: int) -> bool:
-    return terrain == _OPEN_DOOR or terrain == _CLOSED_DOOR or terrain == _LOCKED_DOOR
+    return terrain in (_OPEN_DOOR, _CLOSED_DOOR, _LOCKED_DOOR)
 
 
 @numba.njit(cache=True)
@@ -135,9 +139,7 @@ def _search_gain(terrain: np.ndarray, searched: np.ndarray, row: int, col: int) 
 
 
 @numba.njit(cache=True)
-def _write_path(
-    parent: np.ndarray, start: int, target: int, width: int, plan: np.ndarray
-) -> int:
+def write_path(parent: np.ndarray, start: int, target: int, width: int, plan: np.ndarray) -> int:
     """Write the moves from start to target into `plan`; returns how many there are in all."""
     length = 0
     cell = target
@@ -152,6 +154,105 @@ def _write_path(
             plan[i] = d
         cell -= _DR[d] * width + _DC[d]
     return length
+
+
+@numba.njit(cache=True)
+def _write_door(plan: np.ndarray, length: int, direction: int, locked: bool) -> None:
+    """Walk into a closed door, or kick a locked one, after `length` moves."""
+    if locked:
+        if length < plan.shape[0]:
+            plan[length] = _KICK
+        length += 1
+    if length < plan.shape[0]:
+        plan[length] = direction
+
+
+@numba.njit(cache=True, inline="always")
+def _spread(
+    terrain: np.ndarray,
+    blocked: np.ndarray,
+    cell: int,
+    queue: np.ndarray,
+    tail: int,
+    parent: np.ndarray,
+    distance: np.ndarray,
+) -> int:
+    """Put the cells that can be entered from `cell` into the queue; returns its new length."""
+    height, width = terrain.shape
+    row, col = cell // width, cell % width
+    in_door = terrain[row, col] == _OPEN_DOOR
+    for d in range(NUM_DIRECTIONS):
+        r, c = row + _DR[d], col + _DC[d]
+        neighbour = cell + _DR[d] * width + _DC[d]
+        if not (0 <= r < height and 0 <= c < width) or distance[neighbour] >= 0:
+            continue
+        if not walkable(terrain[r, c]) or (blocked[row, col] >> d) & 1:
+            continue
+        if d >= _FIRST_DIAGONAL and (in_door or terrain[r, c] == _OPEN_DOOR):
+            continue
+        distance[neighbour] = distance[cell] + 1
+        parent[neighbour] = d
+        queue[tail] = neighbour
+        tail += 1
+    return tail
+
+
+@numba.njit(cache=True, inline="always")
+def _door_beside(terrain: np.ndarray, blocked: np.ndarray, row: int, col: int) -> tuple[int, int]:
+    """Direction of the cheapest shut door beside a cell, or -1, and its cost in steps."""
+    height, width = terrain.shape
+    best, best_cost = -1, _FAR
+    for d in range(_FIRST_DIAGONAL):
+        r, c = row + _DR[d], col + _DC[d]
+        if (blocked[row, col] >> d) & 1 or not (0 <= r < height and 0 <= c < width):
+            continue
+        there = terrain[r, c]
+        if there in (_CLOSED_DOOR, _LOCKED_DOOR):
+            cost = 1 if there == _CLOSED_DOOR else 1 + LOCKED_COST
+            if cost < best_cost:
+                best, best_cost = d, cost
+    return best, best_cost
+
+
+@numba.njit(cache=True)
+def _nearest(
+    terrain: np.ndarray,
+    visited: np.ndarray,
+    blocked: np.ndarray,
+    start: int,
+    queue: np.ndarray,
+    parent: np.ndarray,
+    distance: np.ndarray,
+) -> tuple[int, int, int]:
+    """Search from `start` for the stairs, else the nearest frontier or shut door.
+
+    Returns:
+        The cell to walk to, or -1; the direction of the door to try from there, or -1; the
+        number of cells reached (they fill the front of `queue`).
+    """
+    width = terrain.shape[1]
+    goal_known = _contains(terrain, _GOAL)
+    distance[:] = -1
+    distance[start] = 0
+    queue[0] = start
+    head, tail = 0, 1
+    target, target_cost, door = -1, _FAR, -1
+    while head < tail:
+        cell = queue[head]
+        head += 1
+        row, col, steps = cell // width, cell % width, int(distance[cell])
+        if terrain[row, col] == _GOAL and cell != start:
+            return cell, -1, tail
+        if steps < target_cost:
+            if cell != start and visited[row, col] == 0 and borders_unknown(terrain, row, col):
+                target, target_cost, door = cell, steps, -1
+            direction, cost = _door_beside(terrain, blocked, row, col)
+            if steps + cost < target_cost:
+                target, target_cost, door = cell, steps + cost, direction
+        if steps >= target_cost and not goal_known:
+            break
+        tail = _spread(terrain, blocked, cell, queue, tail, parent, distance)
+    return target, door, tail
 
 
 @numba.njit(cache=True)
@@ -183,77 +284,17 @@ def label_map(
         parent: int8 [height * width] scratch.
         distance: int16 [height * width] scratch.
     """
-    height, width = terrain.shape
+    width = terrain.shape[1]
     plan[:] = end
-    distance[:] = -1
-    goal_known = False
-    for r in range(height):
-        for c in range(width):
-            if terrain[r, c] == _GOAL:
-                goal_known = True
     start = row * width + col
-    queue[0] = start
-    distance[start] = 0
-    head, tail = 0, 1
-    target = -1  # cell to walk to
-    target_cost = 1 << 30
-    final_action = -1  # direction of a closed door beside the target, or -1
-    kick = False
-    while head < tail:
-        cell = queue[head]
-        head += 1
-        r, c = cell // width, cell % width
-        here = terrain[r, c]
-        steps = distance[cell]
-        if here == _GOAL and cell != start:
-            target, final_action, kick = cell, -1, False
-            break
-        if steps >= target_cost and not goal_known:
-            break
-        if (
-            steps < target_cost
-            and cell != start
-            and visited[r, c] == 0
-            and borders_unknown(terrain, r, c)
-        ):
-            target, target_cost, final_action, kick = cell, steps, -1, False
-            if not goal_known:
-                break
-        in_door = here == _OPEN_DOOR
-        for d in range(NUM_DIRECTIONS):
-            diagonal = d >= _FIRST_DIAGONAL
-            if (diagonal and in_door) or (blocked[r, c] >> d) & 1:
-                continue
-            nr, nc = r + _DR[d], c + _DC[d]
-            if not (0 <= nr < height and 0 <= nc < width):
-                continue
-            there = terrain[nr, nc]
-            if there == _CLOSED_DOOR or there == _LOCKED_DOOR:
-                locked = there == _LOCKED_DOOR
-                cost = steps + 1 + (LOCKED_COST if locked else 0)
-                if not diagonal and cost < target_cost:
-                    target, target_cost, final_action, kick = cell, cost, d, locked
-                continue
-            neighbour = nr * width + nc
-            if distance[neighbour] >= 0 or not walkable(there):
-                continue
-            if diagonal and there == _OPEN_DOOR:
-                continue
-            distance[neighbour] = steps + 1
-            parent[neighbour] = d
-            queue[tail] = neighbour
-            tail += 1
-    if target >= 0:
-        length = _write_path(parent, start, target, width, plan)
-        if final_action >= 0:
-            if kick:
-                if length < plan.shape[0]:
-                    plan[length] = _KICK
-                length += 1
-            if length < plan.shape[0]:
-                plan[length] = final_action
+    target, door, reached = _nearest(terrain, visited, blocked, start, queue, parent, distance)
+    if target < 0:
+        _search_plan(terrain, searched, start, reached, plan, queue, parent, distance)
         return
-    _search_plan(terrain, searched, start, tail, plan, queue, parent, distance)
+    length = write_path(parent, start, target, width, plan)
+    if door >= 0:
+        r, c = target // width + _DR[door], target % width + _DC[door]
+        _write_door(plan, length, door, terrain[r, c] == _LOCKED_DOOR)
 
 
 @numba.njit(cache=True)
@@ -276,7 +317,7 @@ def _search_plan(
         value = gain / (distance[cell] + SEARCH_OVERHEAD)
         if value > best:
             best, target = value, cell
-    length = _write_path(parent, start, target, width, plan)
+    length = write_path(parent, start, target, width, plan)
     for i in range(length, min(length + SEARCH_TURNS, plan.shape[0])):
         plan[i] = _SEARCH
 
