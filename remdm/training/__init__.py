@@ -1,0 +1,1 @@
+"""What turns labelled states into weights: collecting, imagining, optimising, saving."""

@@ -21,7 +21,7 @@ def allot_actors(
         ValueError: If the numbers do not fit together.
     """
     weights = np.ones(len(envs)) if shares is None else np.asarray(shares, float)
-    if len(weights) != len(envs) or (weights <= 0).any():
+    if len(weights) != len(envs) or not (np.isfinite(weights) & (weights > 0)).all():
         raise ValueError(
             f"actor_shares must be one positive number per environment: {len(envs)} environments, "
             f"got {shares}; set Experiment.actor_shares."
@@ -31,11 +31,12 @@ def allot_actors(
             f"parallel_actors must be at least the number of training environments, {len(envs)}, "
             f"got {actors}; set Experiment.parallel_actors."
         )
-    exact = weights / weights.sum() * (actors - len(envs))
-    counts = 1 + np.floor(exact).astype(int)
-    rest = actors - counts.sum()
-    largest_remainder = np.argsort(-(exact % 1), kind="stable")[:rest]
-    counts[largest_remainder] += 1
+    exact = weights / weights.sum() * actors
+    counts = np.maximum(1, np.floor(exact)).astype(int)
+    while counts.sum() < actors:
+        counts[(exact - counts).argmax()] += 1
+    while counts.sum() > actors:
+        counts[np.where(counts > 1, counts - exact, -np.inf).argmax()] -= 1
     return tuple(env for env, n in zip(envs, counts, strict=True) for _ in range(n))
 
 

@@ -3,11 +3,14 @@
 The oracle is a function of the observation, so it can be asked what it would do in a memory that
 no episode ever had. Three ways to imagine one, all made from states of the training environments:
 
-- *explore*: a map known to some episode is explored anew with a sight of one cell (this makes
-  dark rooms out of lit ones);
+- *explore*: a map known to some episode, or several glued together, is explored anew with a
+  sight of one cell (this makes dark rooms out of lit ones);
 - *close*: places at the edge of the known map count as visited and the stairs are forgotten, so
   that the next place worth going to is far away;
 - *flip*: the map is mirrored upside down, left to right, or both.
+
+Only what is remembered can be imagined. The symbols that the game shows (`glyphs`) stay those of
+the sample that was replaced, so this is not for nets and oracles that read them.
 """
 
 from dataclasses import replace
@@ -19,11 +22,14 @@ from remdm.data.batch import Window
 from remdm.maps import DELTAS, NUM_DIRECTIONS, Terrain
 from remdm.oracles.contract import Oracle
 from remdm.training.exploration import explore
+from remdm.training.stitching import stitch
 
 # Imagined steps of one exploration, at most, per cell that can be walked on.
 STEPS_PER_CELL = 1.5
 # Rows that are looked at to find one whose map is well known.
 DONOR_CANDIDATES = 4
+# Most maps that are glued into one world.
+LARGEST_STITCH = 5
 
 _MAPS = ("terrain", "visited", "searched", "blocked")
 _WALKABLE = [Terrain.FLOOR, Terrain.CORRIDOR, Terrain.DOORWAY, Terrain.OPEN_DOOR, Terrain.GOAL]
@@ -33,7 +39,7 @@ _WALKABLE += [Terrain.OBJECT, Terrain.BOULDER, Terrain.MONSTER]
 def _mirrored_bits(axis: int) -> np.ndarray:
     """uint8 [256]: direction bits after mirroring rows (axis 0) or columns (axis 1)."""
     sign = np.where(np.arange(2) == axis, -1, 1)
-    mirrored = [int(np.where((DELTAS == d * sign).all(1))[0][0]) for d in DELTAS]
+    mirrored = [int(np.flatnonzero((d * sign == DELTAS).all(1))[0]) for d in DELTAS]
     masks = np.arange(256)
     table = np.zeros(256, np.int64)
     for d in range(NUM_DIRECTIONS):
@@ -52,7 +58,7 @@ def mirror(observations: dict[str, np.ndarray], rows: np.ndarray, axis: int) -> 
         rows: Integer indices of the rows to mirror.
         axis: 0 turns north into south, 1 east into west.
     """
-    for key, array in observations.items():
+    for array in observations.values():
         if array.ndim == 3:
             array[rows] = np.flip(array[rows], axis + 1)
     size = observations["terrain"].shape[axis + 1]
@@ -61,7 +67,7 @@ def mirror(observations: dict[str, np.ndarray], rows: np.ndarray, axis: int) -> 
 
 
 def borders_unknown(terrain: np.ndarray) -> np.ndarray:
-    """bool like `terrain` [B, height, width]: some eight-neighbour inside the map is UNKNOWN."""
+    """Where some eight-neighbour inside the map is UNKNOWN, bool [B, height, width]."""
     unknown = np.pad(terrain == Terrain.UNKNOWN, ((0, 0), (1, 1), (1, 1)))
     rows, cols = terrain.shape[1:]
     result = np.zeros(terrain.shape, bool)
@@ -75,6 +81,8 @@ def close(observations: dict[str, np.ndarray], rows: np.ndarray, rng: np.random.
 
     One place of the frontier, drawn at random, stays open, so that there is somewhere to go.
     """
+    if not len(rows):
+        return
     terrain = observations["terrain"][rows]
     goal = terrain == Terrain.GOAL
     terrain[goal] = Terrain.FLOOR
@@ -92,30 +100,51 @@ def close(observations: dict[str, np.ndarray], rows: np.ndarray, rng: np.random.
 
 
 def explore_anew(
-    observations: dict[str, np.ndarray], rows: np.ndarray, rng: np.random.Generator
+    observations: dict[str, np.ndarray],
+    rows: np.ndarray,
+    stitch_share: float,
+    rng: np.random.Generator,
 ) -> None:
-    """Replace some rows by an exploration of a map that a row of the batch knows, in place."""
+    """Replace some rows by an exploration of what rows of the batch know, in place.
+
+    Args:
+        observations: By name [B, ...].
+        rows: Integer indices of the rows to replace.
+        stitch_share: Share of the explored worlds that are glued from several maps.
+        rng: Source of randomness.
+    """
     source = observations["terrain"].copy()
     known = (source != Terrain.UNKNOWN).sum((1, 2))
-    for row in rows:
+
+    def well_known_map() -> np.ndarray:
         candidates = rng.integers(len(source), size=DONOR_CANDIDATES)
-        donor = candidates[known[candidates].argmax()]
-        world = source[donor].copy()
+        return source[candidates[known[candidates].argmax()]]
+
+    for row in rows:
+        world = well_known_map().copy()
+        if rng.random() < stitch_share:
+            others = [well_known_map() for _ in range(rng.integers(1, LARGEST_STITCH))]
+            height, width = world.shape
+            world = stitch([world, *others], height, width, rng)
         if rng.random() < 0.5:
             world[world == Terrain.GOAL] = Terrain.FLOOR
+        world[world == Terrain.LOCKED_DOOR] = Terrain.CLOSED_DOOR  # to be found out anew
         starts = np.argwhere(np.isin(world, _WALKABLE) & (world != Terrain.GOAL))
         if not len(starts):
             continue
         start = starts[rng.integers(len(starts))]
-        maps = [observations[key][row] for key in _MAPS]
+        terrain, visited, searched, blocked = (observations[key][row] for key in _MAPS)
         observations["step"][row] = explore(
             world,
             int(start[0]),
             int(start[1]),
             int(rng.integers(1 + int(STEPS_PER_CELL * len(starts)))),
             0.1,
-            int(rng.integers(2**31)),
-            *maps,
+            rng,
+            terrain,
+            visited,
+            searched,
+            blocked,
             observations["position"][row],
         )
 
@@ -129,12 +158,14 @@ class MemoryAugmentation:
         oracle: Oracle,
         *,
         explore_probability: float = 0.3,
+        stitch_share: float = 0.5,
         close_probability: float = 0.25,
         flip_probability: float = 0.5,
     ) -> None:
         """Args:
-        oracle: Labels what has been altered; its labels must follow from the observation.
+        oracle: Labels what has been altered; its labels must follow from the remembered maps.
         explore_probability: Share of samples replaced by a new exploration.
+        stitch_share: Share of explorations in a world glued from several maps.
         close_probability: Share of samples whose frontier is partly closed.
         flip_probability: Share of samples mirrored, for each axis on its own.
 
@@ -143,6 +174,7 @@ class MemoryAugmentation:
         """
         for name, value in (
             ("explore_probability", explore_probability),
+            ("stitch_share", stitch_share),
             ("close_probability", close_probability),
             ("flip_probability", flip_probability),
         ):
@@ -152,6 +184,7 @@ class MemoryAugmentation:
                 )
         self.oracle = oracle
         self.explore_probability = explore_probability
+        self.stitch_share = stitch_share
         self.close_probability = close_probability
         self.flip_probability = flip_probability
 
@@ -166,7 +199,7 @@ class MemoryAugmentation:
             changed[chosen] = True
             return np.flatnonzero(chosen)
 
-        explore_anew(observations, draw(self.explore_probability), rng)
+        explore_anew(observations, draw(self.explore_probability), self.stitch_share, rng)
         close(observations, draw(self.close_probability), rng)
         for axis in (0, 1):
             mirror(observations, draw(self.flip_probability), axis)

@@ -6,27 +6,34 @@ first and read first. A folder is filled under a temporary name and renamed when
 reader never sees half of one.
 """
 
+import io
 import json
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 FORMAT_VERSION = 1
 STATE_FILE = "state.json"
+
+
+# What to do about a damaged one.
+_MOVE = "move that folder away to go on without it"
 
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, damaged, or does not fit what is to be loaded."""
 
 
-def write_checkpoint(root: Path, name: str, state: dict[str, Any], fill: Callable[[Path], None]) -> Path:
+def write_checkpoint(
+    root: Path, name: str, state: dict[str, Any], fill: Callable[[Path], None]
+) -> Path:
     """Write one checkpoint folder; on any failure nothing is left behind.
 
     Args:
@@ -46,17 +53,37 @@ def write_checkpoint(root: Path, name: str, state: dict[str, Any], fill: Callabl
         text = json.dumps({"format_version": FORMAT_VERSION, **state}, indent=1)
         (partial / STATE_FILE).write_text(text)
         fill(partial)
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
+        _to_disk([*partial.iterdir(), partial])
+        _put_in_place(partial, target)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise OSError(
             error.errno,
             f"checkpoint {name} could not be written ({error.strerror}); earlier ones are intact",
             str(root),
         ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def _to_disk(paths: Iterable[Path]) -> None:
+    """Have the kernel write files and folders out, so that a power cut leaves them whole."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _put_in_place(partial: Path, target: Path) -> None:
+    """Rename a full folder to its final name; what bore it before goes last."""
+    replaced = partial.with_name(f".replaced-{partial.name}")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if target.exists():
+        target.rename(replaced)
+    partial.rename(target)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -72,7 +99,7 @@ def read_state(folder: Path) -> dict[str, Any]:
         state: dict[str, Any] = json.loads(path.read_text())
         found = state["format_version"]
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged: {error!r}") from error
+        raise CheckpointError(f"{path} is damaged ({error!r}); {_MOVE}") from error
     if found != FORMAT_VERSION:
         raise CheckpointError(
             f"{folder} has checkpoint format {found}, this version of remdm reads "
@@ -104,8 +131,13 @@ def remove_old(root: Path, keep: int) -> None:
 
 
 def save_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
-    """Write tensors as safetensors; shared or sliced storage is made contiguous."""
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}, path)
+    """Write tensors as safetensors; shared or sliced storage is made contiguous.
+
+    Raises:
+        OSError: If the disk is full.
+    """
+    # Not save_file: it tells of a full disk by an error of its own.
+    path.write_bytes(save({k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}))
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -115,11 +147,37 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
         CheckpointError: If the file is missing or damaged.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing; the checkpoint is not complete")
+        raise CheckpointError(f"{path} is missing, the checkpoint is not complete; {_MOVE}")
     try:
         return load_file(path)
     except Exception as error:  # safetensors raises its own untyped error
-        raise CheckpointError(f"{path} is damaged: {error}") from error
+        raise CheckpointError(f"{path} is damaged ({error}); {_MOVE}") from error
+
+
+def save_plain(path: Path, values: dict[str, Any]) -> None:
+    """Write plain values and tensors as a torch file.
+
+    Raises:
+        OSError: If the disk is full.
+    """
+    file = io.BytesIO()
+    torch.save(values, file)
+    path.write_bytes(file.getbuffer())
+
+
+def load_plain(path: Path) -> dict[str, Any]:
+    """Read what `save_plain` wrote, tensors on the CPU.
+
+    Raises:
+        CheckpointError: If the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing, the checkpoint is not complete; {_MOVE}")
+    try:
+        values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a torn file
+        raise CheckpointError(f"{path} is damaged ({error}); {_MOVE}") from error
+    return values
 
 
 def load_into(module: torch.nn.Module, weights: dict[str, torch.Tensor], source: Path) -> None:

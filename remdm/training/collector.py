@@ -7,6 +7,7 @@ goes on exactly where it stopped.
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -139,7 +140,7 @@ class Collector:
         if agent is not None and len(rest):
             seen = {k: v[rest] for k, v in self.observations.items()}
             generator = torch_generator(self.seed, "plan", self.rank, self.chunks)
-            sample = agent.plan(seen, generator)
+            sample = agent.plan(seen, generator, collecting=True)
             plans[rest] = sample.tokens.cpu().numpy()
             stats.plans += len(rest)
             stats.nfe += float(sample.nfe.sum())
@@ -185,9 +186,7 @@ class Collector:
             return  # stopped before anything was collected
         pieces = np.split(state["history_actions"], np.cumsum(state["history_lengths"])[:-1])
         starts = np.concatenate([[0], np.cumsum(state["history_counts"])])
-        self.history = [
-            list(pieces[a:b]) for a, b in zip(starts[:-1], starts[1:], strict=True)
-        ]
+        self.history = [list(pieces[a:b]) for a, b in pairwise(starts)]
         self.observations = self.vec_env.reset(self.level_seeds.tolist())
         self._replay()
         played = [sum(len(chunk) for chunk in row) for row in self.history]
@@ -195,7 +194,7 @@ class Collector:
 
     def _replay(self) -> None:
         """Run the recorded chunks one by one: a chunk's end may have cancelled an action."""
-        longest = max((len(c) for row in self.history for c in row), default=0)
+        longest = max((1, *(len(c) for row in self.history for c in row)))
         for index in range(max(len(row) for row in self.history)):
             plans = np.full((self.vec_env.num_envs, longest + 1), self.end, np.int8)
             for row, chunks in enumerate(self.history):

@@ -5,13 +5,17 @@ an empty memory and a sight of one cell, follows the memory oracle's own plans (
 for a while, and what it remembers then is a new training state. What the source episode never
 saw stays unknown for ever. Doors open, turn out locked, and break under kicks by chance, so that
 these rare events are met often.
+
+Numba tells by the age of this file whether its compiled code is still good. After a change to
+`remdm.oracles.search`, which is compiled into it, touch it.
 """
 
 import numba
 import numpy as np
 
-from remdm.maps import DELTAS, NUM_DIRECTIONS, Action, Terrain
+from remdm.maps import DELTAS, NUM_ACTIONS, NUM_DIRECTIONS, Action, Terrain
 from remdm.oracles.search import label_map, walkable
+from remdm.tokens import end_token
 
 # Chance that a closed door turns out to be locked, and that one kick breaks it.
 LOCKED_CHANCE = 0.3
@@ -26,20 +30,24 @@ _DOORWAY = int(Terrain.DOORWAY)
 _OPEN_DOOR = int(Terrain.OPEN_DOOR)
 _CLOSED_DOOR = int(Terrain.CLOSED_DOOR)
 _LOCKED_DOOR = int(Terrain.LOCKED_DOOR)
+_BOULDER = int(Terrain.BOULDER)
+_MONSTER = int(Terrain.MONSTER)
 _KICK = int(Action.KICK)
 _SEARCH = int(Action.SEARCH)
+_END = end_token(NUM_ACTIONS)
 _DR = DELTAS[:, 0].copy()
 _DC = DELTAS[:, 1].copy()
 _FIRST_DIAGONAL = 4
-# Tokens of the scratch plan the imaginary agent follows; END is any token past the actions.
+# Tokens of the scratch plan that the imaginary agent follows.
 _PLAN_LENGTH = 24
-_END = len(Action) + 1
 
 
 @numba.njit(cache=True)
 def _look(world: np.ndarray, terrain: np.ndarray, row: int, col: int) -> None:
     """Remember the 3x3 around the agent; a door known to be locked stays so while closed."""
     height, width = world.shape
+    if world[row, col] in (_BOULDER, _MONSTER):
+        world[row, col] = _FLOOR  # whatever was there gave way to the agent
     for r in range(max(0, row - 1), min(height, row + 2)):
         for c in range(max(0, col - 1), min(width, col + 2)):
             locked = terrain[r, c] == _LOCKED_DOOR and world[r, c] == _CLOSED_DOOR
@@ -55,19 +63,20 @@ def _move(
     row: int,
     col: int,
     direction: int,
+    rng: np.random.Generator,
 ) -> bool:
     """Try to move; opens or learns of a lock where a door stands. Returns whether it moved."""
     height, width = world.shape
     r, c = row + _DR[direction], col + _DC[direction]
     inside = 0 <= r < height and 0 <= c < width
     diagonal = direction >= _FIRST_DIAGONAL
-    if inside and world[r, c] == _CLOSED_DOOR and not diagonal:
-        if terrain[r, c] != _LOCKED_DOOR:
-            if np.random.random() < LOCKED_CHANCE:
+    if inside and world[r, c] == _CLOSED_DOOR:
+        if terrain[r, c] != _LOCKED_DOOR and not diagonal:
+            if rng.random() < LOCKED_CHANCE:
                 terrain[r, c] = _LOCKED_DOOR
             else:
                 world[r, c] = _OPEN_DOOR
-        return False
+        return False  # a door may be another the next time, so the way does not count as blocked
     through_door = inside and diagonal
     through_door = through_door and (world[r, c] == _OPEN_DOOR or world[row, col] == _OPEN_DOOR)
     if inside and walkable(world[r, c]) and not through_door:
@@ -77,13 +86,31 @@ def _move(
 
 
 @numba.njit(cache=True)
+def _search(searched: np.ndarray, row: int, col: int) -> None:
+    """Count a search that finds nothing."""
+    height, width = searched.shape
+    for r in range(max(0, row - 1), min(height, row + 2)):
+        for c in range(max(0, col - 1), min(width, col + 2)):
+            searched[r, c] = min(255, searched[r, c] + 1)
+
+
+@numba.njit(cache=True)
+def _gives_up(plan: np.ndarray, noise: float, rng: np.random.Generator) -> bool:
+    """Replace a plan by a random move now and then; returns whether to stop instead of acting."""
+    if rng.random() < noise:
+        plan[:] = _END
+        plan[0] = int(rng.random() * NUM_DIRECTIONS)
+    return plan[0] == _SEARCH and rng.random() < STOP_SEARCHING
+
+
+@numba.njit(cache=True, nogil=True)
 def explore(
     world: np.ndarray,
     row: int,
     col: int,
     num_steps: int,
     noise: float,
-    seed: int,
+    rng: np.random.Generator,
     terrain: np.ndarray,
     visited: np.ndarray,
     searched: np.ndarray,
@@ -93,12 +120,13 @@ def explore(
     """Explore `world` from scratch and leave behind the memory of it.
 
     Args:
-        world: uint8 [height, width] of `Terrain`, changed where doors open.
+        world: uint8 [height, width] of `Terrain`, changed where doors open or things give way.
         row: Row to start from.
         col: Column to start from.
-        num_steps: Steps to take; fewer when the stairs would be entered.
+        num_steps: Steps to take; fewer when the stairs would be entered, one more when the last
+            step is a kick.
         noise: Chance that a plan is replaced by one random move.
-        seed: Seed of the chances in here.
+        rng: All chances in here.
         terrain: uint8 [height, width], written; likewise the arrays below, as in an observation.
         visited: int16 [height, width].
         searched: uint8 [height, width].
@@ -108,12 +136,10 @@ def explore(
     Returns:
         The number of steps taken.
     """
-    np.random.seed(seed)
-    height, width = world.shape
     terrain[:], visited[:], searched[:], blocked[:] = _UNKNOWN, 0, 0, 0
-    queue = np.empty(height * width, np.int32)
-    parent = np.empty(height * width, np.int8)
-    distance = np.empty(height * width, np.int16)
+    queue = np.empty(world.size, np.int32)
+    parent = np.empty(world.size, np.int8)
+    distance = np.empty(world.size, np.int16)
     plan = np.empty(_PLAN_LENGTH, np.int8)
     cursor = _PLAN_LENGTH
     step = 0
@@ -124,28 +150,23 @@ def explore(
             label_map(
                 terrain, visited, searched, blocked, row, col, _END, plan, queue, parent, distance
             )
+            # A kick needs a direction; one that the plan's length cuts off waits for a new plan.
+            if plan[_PLAN_LENGTH - 1] == _KICK:
+                plan[_PLAN_LENGTH - 1] = _END
             cursor = 0
-            if np.random.random() < noise:
-                plan[:] = _END
-                plan[0] = np.random.randint(NUM_DIRECTIONS)
-            if plan[0] == _END or (plan[0] == _SEARCH and np.random.random() < STOP_SEARCHING):
+            if _gives_up(plan, noise, rng):
                 break
         action = plan[cursor]
         cursor += 1
         if action == _SEARCH:
-            lo_r, hi_r = max(0, row - 1), min(height, row + 2)
-            for r in range(lo_r, hi_r):
-                for c in range(max(0, col - 1), min(width, col + 2)):
-                    searched[r, c] = min(255, searched[r, c] + 1)
+            _search(searched, row, col)
         elif action == _KICK:
-            d = plan[cursor]
+            r, c = row + _DR[plan[cursor]], col + _DC[plan[cursor]]
             cursor += 1
-            if np.random.random() < KICK_CHANCE:
-                r, c = row + _DR[d], col + _DC[d]
+            if rng.random() < KICK_CHANCE:
                 world[r, c] = _DOORWAY
-                terrain[r, c] = _DOORWAY
             step += 1
-        elif _move(world, terrain, blocked, row, col, action):
+        elif _move(world, terrain, blocked, row, col, action, rng):
             r, c = row + _DR[action], col + _DC[action]
             if world[r, c] == _GOAL:
                 break
