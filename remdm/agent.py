@@ -233,6 +233,8 @@ class DiffusionPlannerAgent(BaseAgent):
         self.num_actions = num_actions
         self.plan_horizon = plan_horizon
         self.replan_every = replan_every
+        # One token more than is executed: it directs a KICK or OPEN at the last executed place.
+        self.window = min(replan_every + 1, plan_horizon)
         self.denoiser = denoiser_type(observation_spec, num_actions, plan_horizon)
         self.observation_keys = self.denoiser.observation_keys
         self.schedule = schedule_type()
@@ -285,7 +287,7 @@ class DiffusionPlannerAgent(BaseAgent):
             count,
             self.plan_horizon,
             generator,
-            window=self.replan_every,
+            window=self.window,
             first_token_mask=self.first_token_mask(observations, device),
             allow_end=self.denoiser.predicts_end,
             device=device,

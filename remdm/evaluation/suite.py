@@ -26,9 +26,7 @@ def oracle_policy(
     """The oracle as it is meant to act: the seed's anew at every step, others plan by plan."""
     if replan_every is None and isinstance(oracle, SeedOracle):
         replan_every = 1
-    return OraclePolicy(
-        oracle, plan_horizon=ORACLE_HORIZON, replan_every=replan_every, seed=seed
-    )
+    return OraclePolicy(oracle, plan_horizon=ORACLE_HORIZON, replan_every=replan_every, seed=seed)
 
 
 def suite_policies(

@@ -6,7 +6,7 @@ a frontier that is far away. A world glued from several training maps has such f
 
 import numpy as np
 
-from remdm.maps import Terrain
+from remdm.maps import NUM_TERRAINS, Terrain
 
 # Tries to find a place for another map beside those already there.
 PLACING_TRIES = 8
@@ -14,7 +14,8 @@ PLACING_TRIES = 8
 LARGEST_OVERLAP = 0.1
 
 _UNKNOWN = int(Terrain.UNKNOWN)
-_IMPASSABLE = (Terrain.UNKNOWN, Terrain.WALL, Terrain.HAZARD)
+_PASSABLE = np.ones(NUM_TERRAINS, bool)
+_PASSABLE[[Terrain.UNKNOWN, Terrain.WALL, Terrain.HAZARD]] = False
 
 
 def known_part(terrain: np.ndarray) -> np.ndarray:
@@ -40,12 +41,10 @@ def dig(
     bend = (r0, c1) if rng.random() < 0.5 else (r1, c0)
     for (ra, ca), (rb, cb) in ((start, bend), (bend, end)):
         way = world[min(ra, rb) : max(ra, rb) + 1, min(ca, cb) : max(ca, cb) + 1]
-        way[np.isin(way, _IMPASSABLE)] = Terrain.CORRIDOR
+        way[~_PASSABLE[way]] = Terrain.CORRIDOR
 
 
-def stitch(
-    maps: list[np.ndarray], height: int, width: int, rng: np.random.Generator
-) -> np.ndarray:
+def stitch(maps: list[np.ndarray], height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """Lay maps side by side and join each to one that is there already.
 
     Args:
@@ -68,12 +67,12 @@ def stitch(
             left = int(rng.integers(width - part.shape[1] + 1))
             spot = world[top : top + part.shape[0], left : left + part.shape[1]]
             fresh = (part != _UNKNOWN) & (spot == _UNKNOWN)
-            passable = fresh & ~np.isin(part, _IMPASSABLE)
+            passable = fresh & _PASSABLE[part]
             if fresh.sum() < (1 - LARGEST_OVERLAP) * (part != _UNKNOWN).sum():
                 continue
             if not passable.any():
                 continue
-            before = ~np.isin(world, _IMPASSABLE)
+            before = _PASSABLE[world]
             spot[fresh] = part[fresh]
             if before.any():
                 row, column = _random_place(passable, rng)
