@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import shlex
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +32,8 @@ def exit_code_of(error: Exception) -> int | None:
     from remdm.data.tensor_file import DamagedFileError
     from remdm.envs.contract import EnvError
 
-    if isinstance(error, (ValueError, ImportError, FileNotFoundError, DamagedFileError)):
+    mendable = (ValueError, ImportError, FileNotFoundError, DamagedFileError, FloatingPointError)
+    if isinstance(error, mendable):
         return 2
     if isinstance(error, RuntimeError) and str(error).startswith("Required bindings for"):
         return 2
@@ -69,12 +72,12 @@ def run_experiment(experiment: "Experiment", json_file: Path | None = None) -> i
     keep_allocations()
     experiment.start()
     try:
-        config.check_bindings()
         experiment.learn()
         if not experiment.progress.finished:
-            Console().print(
-                f"stopped in epoch {experiment.progress.epoch}; the same command goes on from there"
-            )
+            if experiment.accelerator.is_main_process:
+                Console(soft_wrap=True, highlight=False).print(
+                    f"go on with: {escape(command_line())}"
+                )
             return INTERRUPTED
         rows = experiment.evaluate_test()
         if experiment.accelerator.is_main_process:
@@ -84,6 +87,19 @@ def run_experiment(experiment: "Experiment", json_file: Path | None = None) -> i
     finally:
         experiment.close()
     return 0
+
+
+def command_line() -> str:
+    """What to type to run the present command again."""
+    program = Path(sys.argv[0])
+    python = Path(sys.executable)
+    if python.is_relative_to(Path.cwd()):
+        python = python.relative_to(Path.cwd())
+    if program.name == "__main__.py":
+        typed = [str(python), "-m", program.parent.name]
+    else:
+        typed = [program.name] if program.suffix != ".py" else [str(python), str(program)]
+    return shlex.join([*typed, *sys.argv[1:]])
 
 
 def _groups_of(experiment: "Experiment") -> dict[str, Sequence[str]]:

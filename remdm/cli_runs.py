@@ -5,17 +5,9 @@ from pathlib import Path
 
 from remdm import config
 from remdm.agent import BaseAgent
-from remdm.envs.making import make_env
 from remdm.oracles.contract import Oracle
 from remdm.oracles.making import make_oracle
-from remdm.training.checkpoint import (
-    STATE_FILE,
-    CheckpointError,
-    list_checkpoints,
-    load_into,
-    load_weights,
-    read_state,
-)
+from remdm.training.checkpoint import STATE_FILE, CheckpointError, list_checkpoints
 from remdm.training.run_folder import RunFolder
 
 
@@ -81,29 +73,8 @@ def open_run(path: Path, configs: list[str], bindings: list[str]) -> OpenRun:
     from remdm.experiment import Experiment
 
     folder, checkpoint = find_checkpoint(path)
-    state = read_state(checkpoint)
     config.load_config([folder.config, *configs], bindings)
     run = Experiment(folder.root.name)
-    env = make_env(run.train_envs[0])
-    try:
-        spec, num_actions, names = env.observation_spec, env.num_actions, list(env.action_names)
-    finally:
-        env.close()
-    if state.get("action_names") != names:
-        raise CheckpointError(
-            f"{checkpoint} was written with the actions {state.get('action_names')}, "
-            f"{run.train_envs[0]} has {names}"
-        )
-    agents = {}
-    types = {"planner": run.agent_type, "single_step": run.baseline_agent_type}
-    for name, agent_type in types.items():
-        weights = checkpoint / f"{name}_ema.safetensors"
-        if agent_type is None or not weights.is_file():
-            continue
-        agents[name] = agent_type(spec, num_actions).eval()
-        load_into(agents[name], load_weights(weights), weights)
-    if not agents:
-        raise CheckpointError(f"{checkpoint} holds no averaged weights; it is not complete")
     groups = {"training": list(run.train_envs), "held-out": list(run.heldout_envs)}
     groups = {name: group for name, group in groups.items() if group}
-    return OpenRun(run.oracle_type(), groups, agents, checkpoint)
+    return OpenRun(run.oracle_type(), groups, run.load_agents(checkpoint), checkpoint)

@@ -49,6 +49,8 @@ logger = logging.getLogger(__name__)
 
 # Where each present binding came from; the last entry is the one that counts.
 _origins: dict[Key, list[str]] = {}
+# Values that a later source replaced.
+_overruled: dict[Key, list[Any]] = {}
 # Modules that config files imported, in order.
 _imports: list[str] = []
 
@@ -120,6 +122,8 @@ def _text_of(flag: str, value: Any) -> str:
 
 
 def _bind(key: Key, value: Any, origin: str) -> None:
+    if key in (bound := _bound()):
+        _overruled.setdefault(key, []).append(bound[key])
     gin.bind_parameter(key, value)
     _origins.setdefault(key, []).append(origin)
 
@@ -135,9 +139,7 @@ def _bound() -> dict[Key, Any]:
 
 def _check_macros() -> None:
     for key, value in _bound().items():
-        for leaf in gin_text.leaves(value):
-            if not isinstance(leaf, gin_config.ConfigurableReference):
-                continue
+        for leaf in gin_text.references(value):
             if leaf.configurable.selector == "gin.macro" and leaf.config_key not in _macros():
                 known = [scope for scope, _ in _macros()] + sorted(gin_text.CONSTANTS)
                 raise ConfigError(
@@ -154,6 +156,7 @@ def clear_config() -> None:
     """Forget every binding; what is configurable stays so."""
     gin.clear_config()
     _origins.clear()
+    _overruled.clear()
     _imports.clear()
 
 
@@ -245,6 +248,25 @@ def unused_bindings() -> list[str]:
     return sorted(complaints)
 
 
+def drop_replaced() -> None:
+    """Call when everything is built: forget the bindings of what later sources replaced.
+
+    A recipe binds `Experiment.beta_schedule_type = @LinearBeta` and `LinearBeta.first`; where
+    `--bind` chooses another schedule, the latter is of no use and no mistake either.
+    """
+    replaced: set[str] = set()
+    new = {x.configurable.selector for v in _overruled.values() for x in gin_text.references(v)}
+    while new - replaced:  # and what only it refers to
+        replaced |= new
+        parts = [v for (_, selector, _), v in _bound().items() if selector in replaced]
+        new = {x.configurable.selector for x in gin_text.references(parts)}
+    replaced -= {selector for _, selector in gin_config._OPERATIVE_CONFIG}
+    for key in [key for key in _bound() if key[1] in replaced]:
+        logger.info("%s is left out: its class was replaced", gin_text.binding_name(*key))
+        del gin_config._CONFIG[key[:2]][key[2]]
+        _origins.pop(key, None)
+
+
 def _why_unused(selector: str, argument: str, calls: list[dict[str, Any]]) -> str:
     if selector == "gin.macro":
         return "no value refers to this macro."
@@ -296,9 +318,8 @@ def mentioned_configurables() -> list[gin_config.Configurable]:
     found = {}
     for (_, selector, _), value in _bound().items():
         found[selector] = gin_config._REGISTRY[selector]
-        for leaf in gin_text.leaves(value):
-            if isinstance(leaf, gin_config.ConfigurableReference):
-                found[leaf.configurable.selector] = leaf.configurable
+        for leaf in gin_text.references(value):
+            found[leaf.configurable.selector] = leaf.configurable
     return [found[key] for key in sorted(found) if key not in gin_names.GIN_BUILTINS]
 
 
@@ -344,7 +365,9 @@ def gin_sandbox() -> Iterator[None]:
         _put(before)
 
 
-_State = tuple[dict[Any, Any], dict[Any, Any], dict[Key, list[str]], list[str], bool]
+_State = tuple[
+    dict[Any, Any], dict[Any, Any], dict[Key, list[str]], dict[Key, list[Any]], list[str], bool
+]
 
 
 def _take() -> _State:
@@ -353,6 +376,7 @@ def _take() -> _State:
         {key: dict(arguments) for key, arguments in gin_config._CONFIG.items()},
         {key: dict(arguments) for key, arguments in gin_config._OPERATIVE_CONFIG.items()},
         {key: list(origins) for key, origins in _origins.items()},
+        {key: list(values) for key, values in _overruled.items()},
         list(_imports),
         gin.config_is_locked(),
     )
@@ -360,9 +384,10 @@ def _take() -> _State:
 
 def _put(state: _State) -> None:
     clear_config()
-    bound, used, origins, imports, locked = state
+    bound, used, origins, overruled, imports, locked = state
     gin_config._CONFIG.update(bound)
     gin_config._OPERATIVE_CONFIG.update(used)
     _origins.update(origins)
+    _overruled.update(overruled)
     _imports.extend(imports)
     gin_config._set_config_is_locked(locked)

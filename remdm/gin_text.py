@@ -110,6 +110,11 @@ def leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
+def references(value: Any) -> list[gin_config.ConfigurableReference]:
+    """The references to configurables and macros in a value."""
+    return [leaf for leaf in leaves(value) if isinstance(leaf, gin_config.ConfigurableReference)]
+
+
 def format_config(bindings: Mapping[tuple[str, str, str], Any], imports: Iterable[str]) -> str:
     """A whole config as text: imports, macros, then bindings sorted by name.
 

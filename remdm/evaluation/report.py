@@ -58,6 +58,7 @@ def write_report(
     heldout_envs: Sequence[str],
     *,
     gif_seed: int = TEST_SEEDS.start,
+    max_steps: int | None = None,
 ) -> list[Path]:
     """Write everything that `folder.report` holds; the table first, since it cost the most.
 
@@ -68,6 +69,7 @@ def write_report(
         train_envs: Environments trained on.
         heldout_envs: The others.
         gif_seed: Level seed of the pictures, the same for all environments.
+        max_steps: Steps after which pictures end; None for the environments' own limits.
 
     Returns:
         The files written.
@@ -79,6 +81,7 @@ def write_report(
         AgentPolicy(agent, torch_generator(gif_seed, "gif")),
         [*train_envs, *heldout_envs],
         seed=gif_seed,
+        max_steps=max_steps,
     )
     return written
 
@@ -112,6 +115,7 @@ def write_gifs(
     env_names: Sequence[str],
     *,
     seed: int,
+    max_steps: int | None = None,
     max_frames: int | None = 300,
     vec_env_maker: VecEnvMaker = make_vec_env,
 ) -> list[Path]:
@@ -124,6 +128,7 @@ def write_gifs(
         policy: Who plays.
         env_names: Environments.
         seed: Level seed.
+        max_steps: See `record_episode`.
         max_frames: See `render_episode`.
         vec_env_maker: Makes a vector environment of one row, given one name.
     """
@@ -134,7 +139,7 @@ def write_gifs(
             if not can_be_drawn(vec_env.observation_spec):
                 logger.warning("no GIF for %s: its observation is not a map.", env)
                 continue
-            recording = record_episode(policy, vec_env, seed)
+            recording = record_episode(policy, vec_env, seed, max_steps=max_steps)
         finally:
             vec_env.close()
         path = folder / gif_name(env)

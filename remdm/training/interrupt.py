@@ -1,12 +1,18 @@
 """Stopping on Ctrl-C or SIGTERM at the next safe point instead of anywhere."""
 
-import logging
+import contextlib
+import os
 import signal
+import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-logger = logging.getLogger(__name__)
+_ASKED = b"\nstopping after the current step; once more stops at once\n"
+
+
+class Stopped(Exception):
+    """Somebody asked to stop, and this is a point to go on from."""
 
 
 class StopRequest:
@@ -21,7 +27,9 @@ class StopRequest:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        logger.warning("stopping after the current step; signal again to stop at once")
+        # Logging could be what the signal interrupted, and must not be entered twice.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.write(sys.stderr.fileno(), _ASKED)
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():

@@ -1,7 +1,11 @@
 """The folder of a run: what lies where, and whether it belongs to the present configuration."""
 
+import fcntl
+import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from remdm import config
 
@@ -46,20 +50,17 @@ class RunFolder:
         """Tables, curves and pictures."""
         return self.root / "report"
 
-    def claim(self, *, resume: str) -> None:
-        """Make the folder, or see that what is in it may be gone on with.
+    def check(self, *, resume: str, may_change: Collection[str] = ()) -> None:
+        """See that a run may start, or go on, in this folder. Changes nothing.
 
         Args:
             resume: "auto" goes on with an existing run, "must" insists on one, "never" refuses.
+            may_change: Bindings (`Class.argument`) that may differ from those of an existing run.
 
         Raises:
             ValueError: If there is a run and `resume` forbids it, there is none and it must be, or
                 the run was made with another configuration.
         """
-        if resume not in ("auto", "must", "never"):
-            raise ValueError(
-                f"resume must be 'auto', 'must' or 'never', got {resume!r}; set Experiment.resume."
-            )
         exists = self.config.exists()
         if exists and resume == "never":
             raise ValueError(
@@ -67,15 +68,50 @@ class RunFolder:
                 "Experiment.resume = 'auto' to go on with it."
             )
         if not exists and resume == "must":
-            raise ValueError(f"there is no run to resume in {self.root} (Experiment.resume='must')")
-        if exists:
-            differences = config.config_differences(self.config)
-            if differences:
-                listed = "\n  ".join(differences)
-                raise ValueError(
-                    f"{self.root} holds a run with another configuration:\n  {listed}\n"
-                    "choose another --run_name, or go back to the old values; nothing was changed."
-                )
+            raise ValueError(
+                f"{self.root} holds no run to go on with; check --run_name and "
+                "Experiment.ckpt_base_dir, or set Experiment.resume = 'auto' to begin one."
+            )
+        differences = config.config_differences(self.config, may_change) if exists else []
+        if differences:
+            listed = "\n  ".join(differences)
+            raise ValueError(
+                f"{self.root} holds a run with another configuration:\n  {listed}\n"
+                "choose another --run_name, or go back to the old values; nothing was changed."
+            )
+
+    def claim(self) -> IO[str]:
+        """Make the folder this process's own; to be called after `check`, by one process.
+
+        Returns:
+            An open file: as long as it stays open, no other process can claim the folder.
+
+        Raises:
+            ValueError: If another process has claimed it.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
-        if not exists:
+        lock = (self.root / ".lock").open("w")
+        try:
+            # Given back by the system however this process ends.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise ValueError(
+                f"another process is training in {self.root}; wait for it, or choose another "
+                "--run_name."
+            ) from None
+        for folder in (self.root, self.checkpoints):
+            _tidy(folder)
+        if not self.config.exists():
             config.save_config(self.config)
+        return lock
+
+
+def _tidy(folder: Path) -> None:
+    """Clear away what `write_checkpoint` leaves when its process is killed."""
+    for replaced in folder.glob(".replaced-.partial-*"):
+        place = folder / replaced.name.split("-", 3)[3]
+        if not place.exists():  # killed between two renames: the old one is the only whole one
+            replaced.rename(place)
+    for rest in (*folder.glob(".partial-*"), *folder.glob(".replaced-*")):
+        shutil.rmtree(rest)

@@ -1,15 +1,72 @@
 """Every knob of an experiment, with what it means."""
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
 
 import gin
+import numpy as np
 
 from remdm.agent import BaseAgent, DiffusionPlannerAgent
+from remdm.data.batch import Window
 from remdm.data.datasets import DiskTrajDataset, RLDataset
 from remdm.oracles.contract import Oracle
 from remdm.oracles.memory_oracle import MemoryOracle
+from remdm.registry import unknown_name_message
 from remdm.training.beta import BetaSchedule, LinearBeta
+
+Augmentation = Callable[[Window, np.random.Generator], Window]
+"""Alters a batch; made with the oracle, which labels what it makes up."""
+
+RESUME_WORDS = ("auto", "must", "never")
+PRECISIONS = ("no", "bf16", "fp16")
+
+# What may differ when a run goes on: no data and no weights depend on it.
+MAY_CHANGE = (
+    "always_save_latest",
+    "async_env_mp_context",
+    "ckpt_base_dir",
+    "ckpt_interval",
+    "dloader_workers",
+    "env_mode",
+    "keep_last_ckpts",
+    "log_interval",
+    "num_env_workers",
+    "resume",
+    "test_episodes",
+    "test_step_cap",
+    "trackers",
+    "val_rows",
+    "verbose",
+    "wandb_entity",
+    "wandb_project",
+)
+
+# The least value of each number that has one; None where allowed means "never" or "no limit".
+LEAST = {
+    "parallel_actors": 1,
+    "num_env_workers": 1,
+    "warm_start_timesteps": 0,
+    "epochs": 1,
+    "total_timesteps": 1,
+    "train_timesteps_per_epoch": 0,
+    "train_batches_per_epoch": 0,
+    "start_learning_at_epoch": 0,
+    "start_collecting_at_epoch": 0,
+    "val_interval": 1,
+    "val_episodes": 1,
+    "val_rows": 1,
+    "test_episodes": 1,
+    "test_step_cap": 1,
+    "ckpt_interval": 1,
+    "keep_last_ckpts": 1,
+    "batch_size": 1,
+    "batches_per_update": 1,
+    "learning_rate": 0,
+    "lr_warmup_steps": 0,
+    "l2_coeff": 0,
+    "dloader_workers": 0,
+    "log_interval": 1,
+}
 
 
 class ExperimentSettings:
@@ -31,12 +88,12 @@ class ExperimentSettings:
         env_mode: str = "sync",
         num_env_workers: int = 2,
         async_env_mp_context: str = "forkserver",
-        agent_type: type[BaseAgent] = DiffusionPlannerAgent,
-        baseline_agent_type: type[BaseAgent] | None = None,
-        oracle_type: type[Oracle] = MemoryOracle,
-        dataset_type: type[RLDataset] = DiskTrajDataset,
-        augmentation_type: Any | None = None,
-        beta_schedule_type: type[BetaSchedule] = LinearBeta,
+        agent_type: Callable[..., BaseAgent] = DiffusionPlannerAgent,
+        baseline_agent_type: Callable[..., BaseAgent] | None = None,
+        oracle_type: Callable[[], Oracle] = MemoryOracle,
+        dataset_type: Callable[..., RLDataset] = DiskTrajDataset,
+        augmentation_type: Callable[[Oracle], Augmentation] | None = None,
+        beta_schedule_type: Callable[[], BetaSchedule] = LinearBeta,
         oracle_noise: float = 0.1,
         warm_start_timesteps: int = 0,
         epochs: int = 100,
@@ -49,6 +106,7 @@ class ExperimentSettings:
         val_episodes: int = 25,
         val_rows: int = 25,
         test_episodes: int = 200,
+        test_step_cap: int | None = None,
         ckpt_interval: int | None = 1,
         keep_last_ckpts: int = 2,
         always_save_latest: bool = True,
@@ -95,15 +153,18 @@ class ExperimentSettings:
         oracle_noise: Chance that an oracle's plan is replaced by random actions in collecting.
         warm_start_timesteps: Steps per actor that the oracle alone collects before epoch 0.
         epochs: Rounds of collect, label, train.
-        total_timesteps: Ends the run after the epoch that reaches it; None for no such limit.
+        total_timesteps: Env steps that end the run after the epoch that reaches them; the
+            schedules are then stretched over the epochs this takes. None for no such limit.
         train_timesteps_per_epoch: Env steps per actor and epoch.
-        train_batches_per_epoch: Batches per epoch.
+        train_batches_per_epoch: Batches per epoch, a multiple of `batches_per_update`.
         start_learning_at_epoch: Epochs without training at the start.
         start_collecting_at_epoch: Epochs without collecting at the start.
         val_interval: Epochs between validations; None for never.
         val_episodes: Validation episodes per training environment.
         val_rows: Episodes of one environment that validation and test play side by side.
         test_episodes: Test episodes per environment.
+        test_step_cap: Steps after which a test episode counts as lost; the environments' own
+            limits when None, which is what results are compared at.
         ckpt_interval: Epochs between checkpoints; None only saves at the end.
         keep_last_ckpts: Checkpoints to keep; the best one is kept apart.
         always_save_latest: Publish the averaged weights after each epoch.
@@ -123,7 +184,10 @@ class ExperimentSettings:
         wandb_project: Project of the wandb tracker.
         wandb_entity: User or team of the wandb tracker.
         log_interval: Batches between lines of training metrics.
-        verbose: Show a progress bar on a terminal.
+        verbose: Show a progress bar on a terminal, or log a line per epoch elsewhere.
+
+        Raises:
+            ValueError: If a value makes no sense.
         """
         self.run_name, self.ckpt_base_dir, self.buffer_dir = run_name, ckpt_base_dir, buffer_dir
         self.seed, self.resume = seed, resume
@@ -141,7 +205,7 @@ class ExperimentSettings:
         self.start_learning_at_epoch = start_learning_at_epoch
         self.start_collecting_at_epoch = start_collecting_at_epoch
         self.val_interval, self.val_episodes, self.val_rows = val_interval, val_episodes, val_rows
-        self.test_episodes = test_episodes
+        self.test_episodes, self.test_step_cap = test_episodes, test_step_cap
         self.ckpt_interval, self.keep_last_ckpts = ckpt_interval, keep_last_ckpts
         self.always_save_latest = always_save_latest
         self.always_load_latest = always_load_latest
@@ -154,3 +218,50 @@ class ExperimentSettings:
         self.trackers = tuple(trackers)
         self.wandb_project, self.wandb_entity = wandb_project, wandb_entity
         self.log_interval, self.verbose = log_interval, verbose
+        self._check()
+
+    def _check(self) -> None:
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise ValueError(
+                    f"{name} must be at least {least}, got {value}; set Experiment.{name}."
+                )
+        for name in ("oracle_noise", "lr_final_fraction"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(
+                    f"{name} must be in [0, 1], got {getattr(self, name)}; set Experiment.{name}."
+                )
+        if not self.grad_clip > 0:
+            raise ValueError(
+                f"grad_clip must be above 0, got {self.grad_clip}; set Experiment.grad_clip."
+            )
+        for name, words in (("resume", RESUME_WORDS), ("mixed_precision", PRECISIONS)):
+            if getattr(self, name) not in words:
+                raise ValueError(
+                    unknown_name_message(f"Experiment.{name}", getattr(self, name), words)
+                )
+        if not self.train_envs or len(set(self.train_envs)) != len(self.train_envs):
+            raise ValueError(
+                "train_envs must be different names, at least one, got "
+                f"{list(self.train_envs)}; set Experiment.train_envs."
+            )
+        if self.train_batches_per_epoch % self.batches_per_update:
+            raise ValueError(
+                "train_batches_per_epoch must be a multiple of batches_per_update="
+                f"{self.batches_per_update}, or an epoch would end within an update, got "
+                f"{self.train_batches_per_epoch}; set Experiment.train_batches_per_epoch."
+            )
+
+    def planned_epochs(self, actors: int) -> int:
+        """Epochs until `epochs` or `total_timesteps` ends the run.
+
+        Args:
+            actors: Environments that collect, over all processes.
+        """
+        per_epoch = self.train_timesteps_per_epoch * actors
+        if self.total_timesteps is None or not per_epoch:
+            return self.epochs
+        first = self.warm_start_timesteps * actors or per_epoch
+        collecting = 1 + math.ceil(max(0, self.total_timesteps - first) / per_epoch)
+        return min(self.epochs, self.start_collecting_at_epoch + collecting)

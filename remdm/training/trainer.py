@@ -1,17 +1,26 @@
 """One agent with what trains it: optimiser, learning rate, gradient clip, moving average."""
 
+import copy
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from remdm.agent import BaseAgent
-from remdm.data.batch import Batch
 from remdm.nets.ema import EMA
-from remdm.training.checkpoint import CheckpointError, load_into, load_weights, save_weights
+from remdm.training.checkpoint import (
+    CheckpointError,
+    load_into,
+    load_plain,
+    load_weights,
+    save_plain,
+    save_weights,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +31,7 @@ class OptimiserSettings:
         learning_rate: Peak learning rate of AdamW.
         lr_warmup_steps: Updates of linear warm-up.
         lr_final_fraction: Share of the peak that the cosine decay ends at; 1 keeps it constant.
-        l2_coeff: Decoupled weight decay.
+        l2_coeff: Decoupled weight decay of matrices; vectors have none.
         grad_clip: Largest norm of the gradient.
         ema_decay: Decay of the moving average of the weights, per update.
         total_updates: Updates of the whole run.
@@ -37,129 +46,156 @@ class OptimiserSettings:
     total_updates: int
 
     def rate(self, update: int) -> float:
-        """Learning rate of update number `update`, as a share of the peak."""
+        """Learning rate of update number `update`, from 0."""
         if update < self.lr_warmup_steps:
-            return (update + 1) / self.lr_warmup_steps
+            return self.learning_rate * (update + 1) / self.lr_warmup_steps
         span = max(1, self.total_updates - self.lr_warmup_steps)
         share = min(1.0, (update - self.lr_warmup_steps) / span)
         low = self.lr_final_fraction
-        return low + (1.0 - low) * 0.5 * (1.0 + math.cos(math.pi * share))
+        cosine = 0.5 * (1.0 + math.cos(math.pi * share))
+        return self.learning_rate * (low + (1.0 - low) * cosine)
+
+
+def weights_file(name: str, *, averaged: bool) -> str:
+    """Name of the file in a checkpoint that holds the weights of agent `name`."""
+    return f"{name}_ema.safetensors" if averaged else f"{name}.safetensors"
 
 
 class AgentTrainer:
-    """Trains `agent` and keeps `ema_agent`, a copy whose weights are averaged over updates."""
+    """Trains `agent` and keeps `policy`, a copy that acts by averaged weights.
+
+    Attributes:
+        name: Name of the agent in files, metrics and tables.
+        agent: The agent that is trained.
+        model: The agent as accelerate wraps it; call this one to train.
+        policy: The agent that acts. Its weights stay as they are until `publish`.
+        updates: Updates of the weights so far.
+    """
 
     def __init__(
-        self,
-        name: str,
-        agent: BaseAgent,
-        ema_agent: BaseAgent,
-        accelerator: Accelerator,
-        settings: OptimiserSettings,
+        self, name: str, agent: BaseAgent, accelerator: Accelerator, settings: OptimiserSettings
     ) -> None:
         """Args:
-        name: Name of the agent in files, metrics and tables.
+        name: See above.
         agent: The agent to train.
-        ema_agent: Another instance of the same agent.
-        accelerator: Decides on device, precision and processes.
+        accelerator: Device, precision, accumulation and processes. No two trainers may share
+            one, since it counts batches and scales losses.
         settings: See `OptimiserSettings`.
         """
         self.name = name
         self.settings = settings
         self.accelerator = accelerator
         self.agent = agent.to(accelerator.device)
-        self.ema_agent = ema_agent.to(accelerator.device).eval().requires_grad_(False)
-        decayed, plain = [], []
-        for parameter in self.agent.parameters():
-            (decayed if parameter.ndim >= 2 else plain).append(parameter)
+        self.policy = copy.deepcopy(self.agent).eval().requires_grad_(False)
+        parameters = list(self.agent.parameters())
         groups = [
-            {"params": decayed, "weight_decay": settings.l2_coeff},
-            {"params": plain, "weight_decay": 0.0},
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.l2_coeff},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
         ]
-        optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+        # Fused steps leave out overflows by themselves, and accelerate then takes them for done.
+        fused = accelerator.scaler is None
+        optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
         self.model, self.optimiser = accelerator.prepare(self.agent, optimiser)
         self.ema = EMA(self.agent, decay=settings.ema_decay)
-        self.ema.copy_to(self.ema_agent)
         self.updates = 0
 
-    def train_step(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
-        """Back-propagate one batch; update the weights when enough batches are accumulated.
+    def accumulate(self) -> AbstractContextManager[Any]:
+        """The context of one batch: its forward pass, and `update`."""
+        context: AbstractContextManager[Any] = self.accelerator.accumulate(self.model)
+        return context
+
+    def update(self, loss: Tensor) -> dict[str, float]:
+        """Back-propagate; change the weights if enough batches are accumulated.
 
         Args:
-            batch: On the accelerator's device.
-            generator: Draws the masks.
+            loss: Mean loss of one batch.
 
         Returns:
-            The metrics of the loss, the gradient's norm and the learning rate.
+            The gradient's norm before clipping and the learning rate, if weights changed.
 
         Raises:
-            FloatingPointError: If the loss is not finite; the weights are unchanged.
+            FloatingPointError: If loss or gradient are not finite; the weights are unchanged.
         """
-        with self.accelerator.accumulate(self.model):
-            loss, metrics = self.model(batch, generator)
-            if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss of {self.name} is {loss.item()} at update {self.updates}; lower "
-                    "Experiment.learning_rate or set Experiment.mixed_precision = 'no'"
-                )
-            self.accelerator.backward(loss)
-            results = {"loss": float(loss.detach()), **{k: float(v) for k, v in metrics.items()}}
-            if self.accelerator.sync_gradients:
-                share = self.settings.rate(self.updates)
-                for group in self.optimiser.param_groups:
-                    group["lr"] = self.settings.learning_rate * share
-                norm = self.accelerator.clip_grad_norm_(
-                    self.agent.parameters(), self.settings.grad_clip
-                )
-                self.optimiser.step()
-                self.optimiser.zero_grad()
-                self.ema.update(self.agent)
-                self.updates += 1
-                results["grad_norm"] = float(norm)
-                results["learning_rate"] = self.settings.learning_rate * share
-        return results
+        self._check_finite("loss", loss)
+        self.accelerator.backward(loss)
+        if not self.accelerator.sync_gradients:
+            return {}
+        rate = self.settings.rate(self.updates)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        norm = self.accelerator.clip_grad_norm_(self.agent.parameters(), self.settings.grad_clip)
+        if self.accelerator.scaler is None:  # a loss scale that was too large mends itself
+            self._check_finite("gradient", norm)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        if not self.accelerator.optimizer_step_was_skipped:
+            self.ema.update(self.agent)
+            self.updates += 1
+        return {"grad_norm": float(norm), "learning_rate": rate}
 
-    def sync_ema_agent(self) -> BaseAgent:
-        """Copy the averaged weights into `ema_agent` and return it."""
-        self.ema.copy_to(self.ema_agent)
-        return self.ema_agent
+    def _check_finite(self, what: str, value: Tensor) -> None:
+        if not torch.isfinite(value).all():
+            raise FloatingPointError(
+                f"the {what} of {self.name} is {value.item()} at update {self.updates}; lower "
+                "Experiment.learning_rate or set Experiment.mixed_precision = 'no'"
+            )
+
+    def publish(self) -> BaseAgent:
+        """Give `policy` the averaged weights of now; returns it."""
+        self.ema.copy_to(self.policy)
+        for own, trained in zip(self.policy.buffers(), self.agent.buffers(), strict=True):
+            own.copy_(trained)
+        return self.policy
 
     def save(self, folder: Path) -> None:
         """Write weights, averaged weights and the optimiser's state into `folder`."""
-        self.sync_ema_agent()
-        save_weights(folder / f"{self.name}.safetensors", self.agent.state_dict())
-        save_weights(folder / f"{self.name}_ema.safetensors", self.ema_agent.state_dict())
+        save_weights(folder / weights_file(self.name, averaged=False), self.agent.state_dict())
+        self.save_averaged(folder)
+        scaler = self.accelerator.scaler
         training = {
             "optimiser": self.optimiser.state_dict(),
-            "ema": self.ema.state_dict(),
+            "ema_updates": self.ema.num_updates,
             "updates": self.updates,
+            "scaler": None if scaler is None else scaler.state_dict(),
         }
-        torch.save(training, folder / f"{self.name}_training.pt")
+        save_plain(folder / self._training_file, training)
+
+    def save_averaged(self, folder: Path) -> None:
+        """Write only the averaged weights."""
+        weights = self.publish().state_dict()
+        save_weights(folder / weights_file(self.name, averaged=True), weights)
 
     def load(self, folder: Path, *, resume: bool = True) -> None:
         """Read what `save` wrote.
 
         Args:
             folder: A checkpoint folder.
-            resume: Also restore the optimiser and the moving average; otherwise the averaged
-                weights become the new start.
+            resume: Go on with that training; otherwise the averaged weights are a new start.
 
         Raises:
             CheckpointError: If a file is missing, damaged, or of another model.
         """
-        averaged = folder / f"{self.name}_ema.safetensors"
-        load_into(self.ema_agent, load_weights(averaged), averaged)
+        averaged = folder / weights_file(self.name, averaged=True)
+        load_into(self.policy, load_weights(averaged), averaged)
         if not resume:
-            self.agent.load_state_dict(self.ema_agent.state_dict())
+            self.agent.load_state_dict(self.policy.state_dict())
             self.ema = EMA(self.agent, decay=self.settings.ema_decay)
             return
-        raw = folder / f"{self.name}.safetensors"
+        raw = folder / weights_file(self.name, averaged=False)
         load_into(self.agent, load_weights(raw), raw)
-        path = folder / f"{self.name}_training.pt"
+        training = load_plain(folder / self._training_file)
         try:
-            training: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many types for a torn file
-            raise CheckpointError(f"{path} cannot be read: {error}") from error
-        self.optimiser.load_state_dict(training["optimiser"])
-        self.ema.load_state_dict(training["ema"])
+            self.optimiser.load_state_dict(training["optimiser"])
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"{folder / self._training_file} does not fit this model: {error}"
+            ) from error
+        shadow = dict(self.policy.named_parameters())
+        self.ema.load_state_dict({"shadow": shadow, "num_updates": training["ema_updates"]})
         self.updates = training["updates"]
+        if self.accelerator.scaler is not None and training["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(training["scaler"])
+
+    @property
+    def _training_file(self) -> str:
+        return f"{self.name}_training.pt"

@@ -1,107 +1,209 @@
 """What a checkpoint of a run holds, and how a run takes it up again."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
+from accelerate.utils import gather_object
 
 from remdm._version import __version__
+from remdm.agent import BaseAgent
 from remdm.training.checkpoint import (
+    STATE_FILE,
     CheckpointError,
     load_into,
+    load_plain,
     load_weights,
     random_states,
     read_state,
-    save_weights,
+    save_plain,
     set_random_states,
     write_checkpoint,
 )
 from remdm.training.progress import Progress
+from remdm.training.trainer import weights_file
 
 if TYPE_CHECKING:
-    from remdm.experiment import Experiment
+    from remdm.training.assembly import AssembledRun
 
-_COLLECTOR = "collector.safetensors"
-_RANDOM = "random.pt"
+_OWN_CONFIG = "load it with the config.gin of its own run folder"
 
 
-def _facts(run: "Experiment") -> dict[str, Any]:
+def _process_file(rank: int) -> str:
+    """What differs between the processes of a run: actors, random states, counters."""
+    return f"process_{rank}.pt"
+
+
+def _facts(run: "AssembledRun") -> dict[str, Any]:
     """What identifies a checkpoint, and must fit whatever loads it."""
     return {
         "remdm_version": __version__,
         "progress": run.progress.to_dict(),
         "action_names": list(run.envs.action_names),
+        "agents": {name: type(t.agent).__name__ for name, t in run.trainers.items()},
         "plan_horizon": run.agent.plan_horizon,
     }
 
 
-def check_facts(state: dict[str, Any], run: "Experiment", folder: Path) -> None:
-    """See that a checkpoint speaks the language of this run.
+def check_facts(
+    folder: Path, agents: Mapping[str, BaseAgent], action_names: Sequence[str]
+) -> dict[str, Any]:
+    """See that a checkpoint speaks the language of those who load it; returns its state.
+
+    Args:
+        folder: The checkpoint.
+        agents: By name; the planner among them.
+        action_names: One name per action.
 
     Raises:
-        CheckpointError: If action set or plan horizon differ; says how.
+        CheckpointError: If it is missing, damaged, or of another format; or if action set, plan
+            horizon or agents differ.
     """
-    own = _facts(run)
-    for fact in ("action_names", "plan_horizon"):
-        if state.get(fact) != own[fact]:
-            raise CheckpointError(
-                f"{folder} was written with {fact} {state.get(fact)}, this run has {own[fact]}; "
-                "load it with the config.gin of its own run folder"
-            )
-
-
-def save_run(run: "Experiment", root: Path, name: str) -> None:
-    """Write everything that `load_run` needs."""
-
-    def fill(folder: Path) -> None:
-        for trainer in run.trainers.values():
-            trainer.save(folder)
-        save_file(run.collector.state(), folder / _COLLECTOR)
-        torch.save(random_states(), folder / _RANDOM)
-
-    write_checkpoint(root, name, {**_facts(run), "dataset": run.dataset.state()}, fill)
-
-
-def load_run(run: "Experiment", folder: Path, *, resume: bool) -> None:
-    """Take up a run where a checkpoint left it, or only its averaged weights."""
     state = read_state(folder)
-    check_facts(state, run, folder)
-    for trainer in run.trainers.values():
-        trainer.load(folder, resume=resume)
-    if not resume:
-        return
-    run.progress = Progress(**state["progress"])
-    run.dataset.restore(state["dataset"])
-    arrays: dict[str, np.ndarray] = load_file(folder / _COLLECTOR)
-    if len(arrays["episodes"]) != run.envs.num_envs:
+    own = {"action_names": list(action_names), "plan_horizon": agents["planner"].plan_horizon}
+    for fact, value in own.items():
+        if state.get(fact) != value:
+            raise CheckpointError(
+                f"{folder} was written with {fact} {state.get(fact)}, here it is {value}; "
+                f"{_OWN_CONFIG}"
+            )
+    absent = sorted(set(agents) - set(state.get("agents", ())))
+    if absent:
         raise CheckpointError(
-            f"{folder} has {len(arrays['episodes'])} actors, this run {run.envs.num_envs}; "
-            "set Experiment.parallel_actors back"
+            f"{folder} holds no {' and no '.join(absent)}; {_OWN_CONFIG}, or set "
+            "Experiment.baseline_agent_type = None"
         )
-    run.collector.restore(arrays)
-    set_random_states(torch.load(folder / _RANDOM, weights_only=True))
+    return state
 
 
-def save_weights_only(run: "Experiment", folder: Path) -> None:
-    """Write the averaged weights of all agents to `folder`, at once."""
+def load_averaged(
+    agents: Mapping[str, BaseAgent], folder: Path, action_names: Sequence[str]
+) -> None:
+    """Load the averaged weights of a checkpoint, a best or a published one.
+
+    Args:
+        agents: What to load them into, by name.
+        folder: See `check_facts`.
+        action_names: See `check_facts`.
+
+    Raises:
+        CheckpointError: If it is missing, damaged, or does not fit.
+    """
+    check_facts(folder, agents, action_names)
+    for name, agent in agents.items():
+        path = folder / weights_file(name, averaged=True)
+        load_into(agent, load_weights(path), path)
+
+
+def save_averaged(run: "AssembledRun", folder: Path) -> None:
+    """Write the averaged weights of all agents as `folder`, whole or not at all."""
 
     def fill(partial: Path) -> None:
-        for name, trainer in run.trainers.items():
-            weights = trainer.sync_ema_agent().state_dict()
-            save_weights(partial / f"{name}_ema.safetensors", weights)
+        for trainer in run.trainers.values():
+            trainer.save_averaged(partial)
 
     write_checkpoint(folder.parent, folder.name, _facts(run), fill)
 
 
-def load_weights_only(run: "Experiment", folder: Path) -> None:
-    """Read averaged weights into the averaged agents.
+def checkpoint_name(progress: Progress) -> str:
+    """Folder name of a checkpoint: epochs done, and batches of the one that runs."""
+    name = f"epoch_{progress.epoch:06d}"
+    return f"{name}_batch_{progress.batches:06d}" if progress.within_epoch else name
+
+
+def newest_checkpoint(root: Path) -> Path | None:
+    """The checkpoint to go on from; None if there is none.
 
     Raises:
-        CheckpointError: If they are missing, damaged, or of another agent.
+        CheckpointError: If one is damaged or of another format: to leave it out silently could
+            throw away what was learnt since an older one.
     """
-    check_facts(read_state(folder), run, folder)
-    for name, trainer in run.trainers.items():
-        path = folder / f"{name}_ema.safetensors"
-        load_into(trainer.ema_agent, load_weights(path), path)
+    found = []
+    for folder in root.glob("[!.]*/"):
+        if (folder / STATE_FILE).is_file():
+            progress = read_state(folder)["progress"]
+            done = progress["epoch"], progress["collected"], progress["batches"]
+            found.append((done, folder.name, folder))
+    return max(found)[2] if found else None
+
+
+def save_run(run: "AssembledRun", root: Path) -> None:
+    """Write everything that `load_run` needs; to be called by all processes."""
+    own = {
+        "collector": {k: torch.from_numpy(v) for k, v in run.collector.state().items()},
+        "random": random_states(),
+        "progress": run.progress.to_dict(),
+    }
+    processes = gather_object([own])
+    if not run.accelerator.is_main_process:
+        return
+
+    def fill(folder: Path) -> None:
+        for trainer in run.trainers.values():
+            trainer.save(folder)
+        for rank, values in enumerate(processes):
+            save_plain(folder / _process_file(rank), values)
+
+    state = {
+        **_facts(run),
+        "num_processes": len(processes),
+        "dataset": run.dataset.state(),
+        "metrics_bytes": run.metrics_log.size,
+    }
+    write_checkpoint(root, checkpoint_name(run.progress), state, fill)
+
+
+def load_run(run: "AssembledRun", folder: Path, *, resume: bool) -> None:
+    """Take up a run where a checkpoint left it, or only its averaged weights.
+
+    Raises:
+        CheckpointError: If it is missing, damaged, or does not fit; no file has changed then.
+    """
+    agents = {name: trainer.agent for name, trainer in run.trainers.items()}
+    state = check_facts(folder, agents, run.envs.action_names)
+    if resume:
+        own = _own_process(run, folder, state)
+    for trainer in run.trainers.values():
+        trainer.load(folder, resume=resume)
+    if not resume:
+        return
+    run.progress = Progress.from_dict(own["progress"])
+    _adopt_best(run)
+    set_random_states(own["random"])
+    run.dataset.restore(state["dataset"])
+    if run.accelerator.is_main_process:
+        run.metrics_log.rewind(state["metrics_bytes"])
+    run.collector.restore({k: v.numpy() for k, v in own["collector"].items()})
+
+
+def _own_process(run: "AssembledRun", folder: Path, state: dict[str, Any]) -> dict[str, Any]:
+    """The part of a checkpoint that belongs to this process."""
+    if folder.resolve().parent != run.folder.checkpoints.resolve():
+        raise CheckpointError(
+            f"{folder} is not of this run, whose data lies elsewhere; load it with "
+            "resume_training_state=False to start from its weights, or give the run its own folder"
+        )
+    count = run.accelerator.num_processes
+    if state["num_processes"] != count:
+        raise CheckpointError(
+            f"{folder} was written by {state['num_processes']} processes, this run has {count}; "
+            "start it with as many"
+        )
+    own = load_plain(folder / _process_file(run.accelerator.process_index))
+    actors = len(own["collector"]["episodes"])
+    if actors != run.envs.num_envs:
+        raise CheckpointError(
+            f"{folder} has {actors} actors, this run {run.envs.num_envs}; set "
+            "Experiment.parallel_actors back"
+        )
+    return own
+
+
+def _adopt_best(run: "AssembledRun") -> None:
+    """Go by the best weights that are there, which may be younger than the checkpoint."""
+    score, epoch = -1.0, -1
+    if (run.folder.best / STATE_FILE).is_file():
+        best = read_state(run.folder.best)["progress"]
+        score, epoch = best["best_score"], best["best_epoch"]
+    run.progress.best_score, run.progress.best_epoch = score, epoch

@@ -206,8 +206,38 @@ def test_bf16_keeps_weights_and_averages_in_float32() -> None:
     exact, _ = plain.model(make_batch(), torch.Generator())
     assert loss.item() != exact.item()
     assert loss.item() == pytest.approx(exact.item(), rel=0.02)  # 8 bits of mantissa
-    dtypes = {value.dtype for value in (*weights(trainer.agent).values(), *trainer.ema.shadow.values())}
+    dtypes = {
+        value.dtype for value in (*weights(trainer.agent).values(), *trainer.ema.shadow.values())
+    }
     assert dtypes == {torch.float32}
+
+
+def test_update_that_overflows_under_a_loss_scale_is_left_out_and_not_counted(
+    tmp_path: Path,
+) -> None:
+    """What mixed_precision "fp16" does, with a scaler that works on a CPU."""
+
+    def scaled() -> AgentTrainer:
+        torch.manual_seed(0)
+        accelerator = Accelerator(cpu=True)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        return AgentTrainer("planner", Regression(), accelerator, SETTINGS)
+
+    trainer = scaled()
+    before = trainer.agent.linear.weight.clone()
+    overflow = trainer.agent.linear.weight.register_hook(lambda gradient: gradient * math.inf)
+    train(trainer, make_batch())
+    overflow.remove()
+    assert torch.equal(trainer.agent.linear.weight, before)
+    assert (trainer.updates, trainer.ema.num_updates) == (0, 0)
+    assert trainer.accelerator.scaler.get_scale() == 512.0
+    train(trainer, make_batch())
+    assert (trainer.updates, trainer.ema.num_updates) == (1, 1)
+    trainer.save(tmp_path)
+    other = scaled()
+    train(other, make_batch())  # a scaler has its state from its first use on
+    other.load(tmp_path)
+    assert other.accelerator.scaler.get_scale() == 512.0
 
 
 def make_trainer_after_reset() -> AgentTrainer:
