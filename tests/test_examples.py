@@ -1,0 +1,141 @@
+"""Examples and the README's program in tiny form: real processes, in a folder with a space."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from remdm import Experiment, config
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("[0-9]*.py"))
+RECIPES = {"00_gridworld": "gridworld", "01_minihack_dagger": "minihack_quick"}
+SUGGESTED = re.compile(r'--bind "([^"]+)"')
+
+
+def run_program(
+    *argv: str, folder: Path, recipe: str = "gridworld"
+) -> subprocess.CompletedProcess[str]:
+    """Run a training program under smoke.gin in `folder`."""
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "120",
+    }
+    return subprocess.run(
+        [sys.executable, *argv, "--configs", f"{recipe}.gin", "smoke.gin"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+
+
+def example(name: str) -> str:
+    """Where an example lies."""
+    return str(ROOT / "examples" / f"{name}.py")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder whose name has a space in it."""
+    made = tmp_path / "a folder"
+    made.mkdir()
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["00_gridworld", pytest.param("01_minihack_dagger", marks=pytest.mark.minihack)],
+)
+def test_example_trains_tests_and_leaves_a_report(name: str, folder: Path) -> None:
+    if name.startswith("01"):
+        pytest.importorskip("minihack")
+    flags = ["--run_name", "my run", "--json", "rows.json"]
+    done = run_program(example(name), *flags, folder=folder, recipe=RECIPES[name])
+    assert done.returncode == 0, done.stderr
+    for shown in ("planner", "single_step", "memory", "random", "mean, held-out"):
+        assert shown in done.stdout
+    rows = json.loads((folder / "rows.json").read_text())["rows"]
+    run = folder / "runs" / "my run"
+    assert json.loads((run / "report" / "results.json").read_text())["rows"] == rows
+    assert (run / "report" / "table.md").is_file()
+    assert len(list((run / "report" / "gifs").glob("*.gif"))) == len({row["env"] for row in rows})
+    assert (run / "config.gin").is_file()
+    with_constraints = any(row["policy"] == "planner+constraints" for row in rows)
+    assert with_constraints == name.startswith("01")
+
+
+@pytest.mark.slow
+def test_own_oracle_is_the_teacher_and_own_step_is_recorded(folder: Path) -> None:
+    done = run_program(example("02_custom_oracle"), folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert "rook" in done.stdout
+    assert "of the planner's moves are diagonal" in done.stdout
+    run = folder / "runs" / "custom_oracle"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rates = [line["label/oracle_win_rate"] for line in lines if "label/oracle_win_rate" in line]
+    assert rates == [1.0]
+    rows = json.loads((run / "report" / "results.json").read_text())["rows"]
+    assert {row["policy"] for row in rows} == {"random", "rook", "planner", "single_step"}
+    text = (run / "config.gin").read_text()
+    assert "Experiment.oracle_type = @RookOracle" in text
+
+
+@pytest.mark.slow
+def test_own_step_refuses_a_teacher_that_does_not_win(folder: Path) -> None:
+    knob = "CheckedExperiment.least_win_rate"
+    done = run_program(example("02_custom_oracle"), "--bind", f"{knob} = 1.1", folder=folder)
+    assert done.returncode != 0
+    assert f"ValueError: rook wins 1.00 of Gridworld-Room-9x9-v0; mend it or lower {knob}" in (
+        done.stderr
+    )
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_names_that_an_example_mentions_exist(path: Path) -> None:
+    doc = ast.get_docstring(ast.parse(path.read_text())) or ""
+    assert f"python examples/{path.name}" in doc
+    for recipe in re.findall(r"\w+\.gin", doc):
+        assert (ROOT / "gin_configs" / recipe).is_file()
+    for binding in SUGGESTED.findall(doc):
+        if not binding.startswith("CheckedExperiment."):  # the example's own, tested above
+            config.load_config(["gridworld"], [binding])
+
+
+@pytest.mark.slow
+def test_program_in_the_readme_trains(folder: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    (recipe,) = re.findall(r"^```\n(import mine\n.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    (folder / "mine.py").write_text("\n".join(blocks))
+    (folder / "mine.gin").write_text(recipe)
+    done = run_program("-m", "remdm", "train", folder=folder, recipe="mine")
+    assert done.returncode == 0, done.stderr
+    assert "Slippery-Gridworld" in done.stdout
+    assert "brisk" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.minihack
+def test_recipe_of_the_seed_runs_when_tiny(tmp_path: Path) -> None:
+    """The other recipes are run by the examples."""
+    pytest.importorskip("minihack")
+    base = {"Experiment.ckpt_base_dir": ("--ckpt_base_dir", str(tmp_path))}
+    config.load_config(["minihack_seed_dagger", "smoke"], ["Experiment.epochs = 1"], base)
+    experiment = Experiment("tiny")
+    experiment.start()
+    try:
+        experiment.learn()
+        assert experiment.progress.finished
+        assert experiment.trainers["planner"].updates == 2
+    finally:
+        experiment.close()
