@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks.harness import geometric_mean, options, report, summarize
 from remdm.envs.contract import PlanVecEnv
 from remdm.envs.making import make_vec_env
+from remdm.envs.minihack import make_stock_env
 from remdm.maps import NUM_DIRECTIONS
 
 ENVS = ("MiniHack-Room-Random-15x15-v0", "MiniHack-MazeWalk-9x9-v0")
@@ -61,10 +62,9 @@ class GymCollector:
 
     def __init__(self, name: str) -> None:
         import gymnasium
-        import minihack  # noqa: F401 - registers the environments
 
         def make() -> Any:
-            return gymnasium.make(name, observation_keys=("glyphs", "blstats"))
+            return make_stock_env(name, observation_keys=("glyphs", "blstats"))
 
         self.envs = gymnasium.vector.AsyncVectorEnv([make] * NUM_GYM_ENVS)
         self.rng = np.random.default_rng(0)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import geometric_mean, options, report, summarize
-from remdm.envs.minihack import HELD_OUT_ENVS, TRAINING_ENVS, MiniHackEnv
+from remdm.envs.minihack import HELD_OUT_ENVS, TRAINING_ENVS, MiniHackEnv, make_stock_env
 from remdm.maps import empty_observations
 
 NUM_CARDINAL = 4
@@ -56,10 +56,8 @@ def gym_seconds(env: Any, actions: list[int], first_seed: int) -> float:
 
 def compare(name: str, num_steps: int, repeats: int) -> dict[str, Any]:
     """One row: both environments in turns on the same actions and level seeds."""
-    import gymnasium
-
     ours = MiniHackEnv(name)
-    theirs = gymnasium.make(name, observation_keys=("glyphs", "blstats"))
+    theirs = make_stock_env(name, observation_keys=("glyphs", "blstats"))
     rng = np.random.default_rng(0)
     our_times, gym_times = [], []
     our_seconds(ours, [0] * 10, 0)

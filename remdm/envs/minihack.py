@@ -261,14 +261,36 @@ def _glyph_table() -> np.ndarray:
     return glyph_terrain(import_extra("nle.nethack", "minihack"))
 
 
+def _install_level(env: Any, des_file: str) -> None:
+    """What takes the place of `MiniHack._patch_nhdat`."""
+    level_compiler().install(des_file, Path(env.nethack._vardir))
+
+
 @cache
 def _compiling(base: type) -> type:
     """A MiniHack class whose levels go through our compiler, which reports errors."""
+    return type(base.__name__, (base,), {"_patch_nhdat": _install_level})
 
-    def _patch_nhdat(self: Any, des_file: str) -> None:
-        level_compiler().install(des_file, Path(self.nethack._vardir))
 
-    return type(base.__name__, (base,), {"_patch_nhdat": _patch_nhdat})
+def make_stock_env(name: str, **arguments: Any) -> Any:
+    """`gymnasium.make` of a MiniHack environment, for comparisons with ours.
+
+    Only the level is compiled by us: where the package is installed at a path with a space,
+    MiniHack's own script fails without a word and every environment is the same wrong level.
+
+    Args:
+        name: A registered id.
+        **arguments: For the environment.
+    """
+    import gymnasium
+
+    stock = _minihack().MiniHack
+    original = stock._patch_nhdat
+    stock._patch_nhdat = _install_level
+    try:
+        return gymnasium.make(name, **arguments)
+    finally:
+        stock._patch_nhdat = original
 
 
 def known_envs() -> list[str]:

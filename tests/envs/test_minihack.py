@@ -13,10 +13,9 @@ import pytest
 
 pytest.importorskip("minihack")
 
-import gymnasium
 
 from remdm.envs.level_compiler import LevelError, level_compiler
-from remdm.envs.minihack import HELD_OUT_ENVS, TRAINING_ENVS, MiniHackEnv
+from remdm.envs.minihack import HELD_OUT_ENVS, TRAINING_ENVS, MiniHackEnv, make_stock_env
 from remdm.maps import ACTION_NAMES, Action, empty_observations
 
 pytestmark = pytest.mark.minihack
@@ -52,7 +51,7 @@ def gym_env(name: str, **arguments: Any) -> Any:
     actions = env._env.actions
     env.close()
     keys = ("glyphs", "blstats", "message")
-    return gymnasium.make(
+    return make_stock_env(
         name, actions=actions, observation_keys=keys, fix_moon_phase=True, **arguments
     )
 
