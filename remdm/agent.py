@@ -27,6 +27,7 @@ from remdm.maps import ArraySpec
 from remdm.nets.autocast import InferencePrecision
 from remdm.nets.denoiser import Context, Denoiser, select_rows
 from remdm.nets.ego import EgoDenoiser
+from remdm.nets.threads import on_one_thread
 from remdm.planning_constraints import allowed_first_actions, heat
 
 Observations = dict[str, np.ndarray] | dict[str, Tensor]
@@ -261,6 +262,7 @@ class DiffusionPlannerAgent(BaseAgent):
             metrics[name] = value.detach()
         return loss, metrics
 
+    @on_one_thread
     @torch.inference_mode()
     def plan(
         self,

@@ -13,6 +13,7 @@ from remdm.maps import ArraySpec
 from remdm.nets.autocast import InferencePrecision
 from remdm.nets.denoiser import Context, Denoiser
 from remdm.nets.ego import EgoDenoiser
+from remdm.nets.threads import on_one_thread
 from remdm.tokens import end_token, mask_token
 
 
@@ -99,6 +100,7 @@ class PolicyAgent(BaseAgent):
             metrics[name] = value.detach()
         return loss, metrics
 
+    @on_one_thread
     @torch.inference_mode()
     def plan(
         self,
