@@ -42,28 +42,28 @@ class Canvas:
         generator: torch.Generator,
         device: torch.device,
         locked: Tensor | None,
+        start: Tensor | None = None,
     ) -> "Canvas":
-        """All MASK but for the locked tokens; rows with nothing to decide are done.
+        """All MASK but for the locked tokens and those to start from.
+
+        Rows whose tokens are all locked are done. Tokens to start from are free and have
+        confidence 0: nothing is known of them. Locked tokens win over them.
 
         Raises:
-            ValueError: If `locked` has another shape or holds no tokens.
+            ValueError: If `locked` or `start` has another shape or holds no tokens.
         """
         shape = (batch_size, horizon)
         mask = mask_token(num_actions)
-        if locked is None:
-            tokens = torch.full(shape, mask, device=device)
-            free = torch.ones(shape, dtype=torch.bool, device=device)
-            done = torch.zeros(batch_size, dtype=torch.bool, device=device)
-        else:
-            tokens = locked.to(device, torch.int64, copy=True)
-            if tokens.shape != shape or not bool(tokens.clamp(0, mask + 1).equal(tokens)):
-                raise ValueError(
-                    f"locked must be int64 {list(shape)} of tokens in 0..{mask + 1} with MASK = "
-                    f"{mask} where a position is free, got {list(tokens.shape)} with values from "
-                    f"{int(tokens.min())} to {int(tokens.max())}"
-                )
-            free = tokens == mask
+        tokens = torch.full(shape, mask, device=device)
+        free = torch.ones(shape, dtype=torch.bool, device=device)
+        done = torch.zeros(batch_size, dtype=torch.bool, device=device)
+        if start is not None:
+            tokens = _checked_tokens("start", start, shape, mask, device)
+        if locked is not None:
+            given = _checked_tokens("locked", locked, shape, mask, device)
+            free = given == mask
             done = ~free.any(-1)
+            tokens = torch.where(free, tokens, given)
         return cls(
             tokens=tokens,
             free=free,
@@ -73,6 +73,11 @@ class Canvas:
             done=done,
             nfe=torch.zeros(batch_size, dtype=torch.int64, device=device),
         )
+
+    def masked_share(self, mask: int) -> Tensor:
+        """Share of the free positions that are MASK, float32 [b]."""
+        masked = self.tokens == mask
+        return masked.sum(-1).float() / self.free.sum(-1).clamp_min(1)
 
     def select(self, index: Tensor) -> "Canvas":
         """A copy of the rows `index` [b'], which remembers where they belong."""
@@ -115,3 +120,21 @@ class Canvas:
         self.tokens = self.tokens.masked_fill(after, end)
         self.log_probs = self.log_probs.masked_fill(after, 0.0)
         self.confidence = self.confidence.masked_fill(after, 1.0)
+
+
+def _checked_tokens(
+    name: str, tokens: Tensor, shape: tuple[int, int], mask: int, device: torch.device
+) -> Tensor:
+    """A copy int64 of `tokens` on `device`.
+
+    Raises:
+        ValueError: If they have another shape or are no tokens.
+    """
+    copied = tokens.to(device, torch.int64, copy=True)
+    if copied.shape != shape or not bool(copied.clamp(0, mask + 1).equal(copied)):
+        raise ValueError(
+            f"{name} must be int64 {list(shape)} of tokens in 0..{mask + 1} with MASK = {mask} "
+            f"where a position is open, got {list(copied.shape)} with values from "
+            f"{int(copied.min())} to {int(copied.max())}"
+        )
+    return copied

@@ -7,6 +7,10 @@ then END. Tokens have MASK in between.
 
 from torch import Tensor
 
+# A logit below it says that the net can never answer with that class: nets without an END have a
+# finite stand-in for minus infinity, which can be multiplied by 0.
+NEVER_LOGIT = -1e8
+
 
 def num_classes(num_actions: int) -> int:
     """Width of a denoiser's head: the actions and END."""

@@ -28,6 +28,8 @@ class Corrupted:
         tokens: int64 [D, B, H]: the plans with some tokens replaced by MASK; the net's input.
         masked: bool [D, B, H]: hidden tokens that the net is asked for; the loss lives here.
         time: float32 [D, B]: the schedule's t, to be fed to a net that wants it.
+        rate: float32 [D, B]: the mask rate at `time`: the share that `CountMasking` hid, the
+            probability with which `BernoulliMasking` hid each.
         counts: int64 [D, B]: number of `masked` positions.
         free: int64 [B]: number of positions that could have been masked.
         elbo_weight: float32 [D, B]: factor that makes the mean over draws of
@@ -39,6 +41,7 @@ class Corrupted:
     tokens: Tensor
     masked: Tensor
     time: Tensor
+    rate: Tensor
     counts: Tensor
     free: Tensor
     elbo_weight: Tensor
@@ -99,7 +102,8 @@ class Corruption(ABC):
             num_actions: Size of the action set.
             pad_mode: What happens to END. "predict": masked and predicted like an action.
                 "visible": never masked, the seed's PAD, which shows the net how long the answer
-                is. "always_mask": shown as MASK in every draw and never asked for.
+                is. "always_mask": shown as MASK in every draw and never asked for. Only
+                "predict" teaches when to stop; the others learn actions alone.
 
         Raises:
             ValueError: If `pad_mode` is unknown.
@@ -138,16 +142,20 @@ class Corruption(ABC):
             free = free & (plans != end_token(self.num_actions))
         return free
 
-    def hide(self, plans: Tensor, masked: Tensor) -> Tensor:
+    def hide(self, plans: Tensor, masked: Tensor, frozen: Tensor | None) -> Tensor:
         """The plans with `masked`, and what `pad_mode` adds, as MASK; int64 [D, B, H]."""
         if self.pad_mode == "always_mask":
-            masked = masked | (plans == end_token(self.num_actions))
+            ends = plans == end_token(self.num_actions)
+            masked = masked | (ends if frozen is None else ends & ~frozen)
         return plans.expand_as(masked).masked_fill(masked, mask_token(self.num_actions))
 
 
 @gin.configurable(module="remdm", denylist=["num_actions"])
 class CountMasking(Corruption):
-    """Hides exactly n positions, n uniform on 1..free and stratified over the batch.
+    """Hides exactly n positions, n uniform on 1..free and spread evenly over the batch.
+
+    The any-order form of the NELBO, free * E[mean of CE over the n hidden], needs no clip and has
+    no empty draws. Where all tokens cost the same it has no variance; Bernoulli masks have 0.09.
 
     Some draws can be fully masked on purpose: a planner always starts there, and a plan that
     is decided in few steps is mostly decided there. `elbo_weight` accounts for them.
@@ -159,12 +167,14 @@ class CountMasking(Corruption):
         *,
         draws: int = 2,
         full_draws: int = 1,
+        low_discrepancy: bool = True,
         pad_mode: str = "predict",
     ) -> None:
         """Args:
             num_actions: Size of the action set.
             draws: Masks per plan.
             full_draws: How many of them hide everything; they come first.
+            low_discrepancy: Spread the counts evenly over the batch instead of independently.
             pad_mode: See `Corruption`.
 
         Raises:
@@ -178,6 +188,7 @@ class CountMasking(Corruption):
             )
         self.draws = draws
         self.full_draws = full_draws
+        self.low_discrepancy = low_discrepancy
 
     def __call__(
         self,
@@ -190,16 +201,19 @@ class CountMasking(Corruption):
         free = self.free_positions(plans, frozen)
         num_free = free.sum(-1)
         random_draws = self.draws - self.full_draws
-        uniform = stratified_uniform((random_draws, plans.shape[0]), generator).to(plans.device)
+        shape = (random_draws, plans.shape[0])
+        uniform = _draw_uniform(shape, generator, plans.device, self.low_discrepancy)
         random_counts = ((uniform * num_free).long() + 1).minimum(num_free)
         counts = torch.cat([num_free.expand(self.full_draws, -1), random_counts])
         masked = count_mask(counts[..., None], free.expand(self.draws, -1, -1), generator)
         safe = num_free.clamp_min(1)
-        time = schedule.inv_mask_rate((counts / safe).double())
+        rate = (counts / safe).double()
+        time = schedule.inv_mask_rate(rate)
         return Corrupted(
-            tokens=self.hide(plans, masked),
+            tokens=self.hide(plans, masked, frozen),
             masked=masked,
             time=time.float(),
+            rate=rate.float(),
             counts=counts,
             free=num_free,
             elbo_weight=self._elbo_weight(counts, num_free),
@@ -218,7 +232,11 @@ class CountMasking(Corruption):
 
 @gin.configurable(module="remdm", denylist=["num_actions"])
 class BernoulliMasking(Corruption):
-    """Draws one time per plan and hides each token with that time's mask rate."""
+    """Draws one time per plan and hides each token with that time's mask rate.
+
+    With `uniform_in="time"`, `low_discrepancy=False`, `clamped=True` and `weight_floor=1e-5` it is
+    the MiniHack seed's process; without `clamped` the Craftax seed's.
+    """
 
     def __init__(
         self,
@@ -228,6 +246,8 @@ class BernoulliMasking(Corruption):
         uniform_in: str = "mask_rate",
         low_discrepancy: bool = True,
         min_rate: float = 1e-5,
+        clamped: bool = False,
+        weight_floor: float = 0.0,
         pad_mode: str = "predict",
     ) -> None:
         """Args:
@@ -236,6 +256,10 @@ class BernoulliMasking(Corruption):
             uniform_in: "mask_rate", which has the lower variance, or "time".
             low_discrepancy: Spread the draws evenly over the batch instead of independently.
             min_rate: Smallest mask rate (or time); the NELBO weight grows as its inverse.
+            clamped: Draw from all of [0, 1) and clamp to [min_rate, 1 - min_rate] instead of
+                drawing from [min_rate, 1).
+            weight_floor: Least 1 - alpha that the weight at a time is divided by; see
+                `NoiseSchedule.floored_weight`. 0 leaves the weight as it is.
             pad_mode: See `Corruption`.
 
         Raises:
@@ -248,15 +272,22 @@ class BernoulliMasking(Corruption):
                     "BernoulliMasking.uniform_in", uniform_in, ("mask_rate", "time")
                 )
             )
-        if draws < 1 or not 0 <= min_rate < 1:
+        if draws < 1 or not 0 <= min_rate < 1 or weight_floor < 0:
             raise ValueError(
-                f"BernoulliMasking needs draws >= 1 and 0 <= min_rate < 1, got draws={draws} "
-                f"and min_rate={min_rate}"
+                "BernoulliMasking needs draws >= 1, 0 <= min_rate < 1 and weight_floor >= 0, got "
+                f"draws={draws}, min_rate={min_rate} and weight_floor={weight_floor}"
+            )
+        if clamped and min_rate > 0.5:
+            raise ValueError(
+                "BernoulliMasking.min_rate must be at most 0.5 with clamped=True, which keeps to "
+                f"[min_rate, 1 - min_rate], got {min_rate}"
             )
         self.draws = draws
         self.uniform_in = uniform_in
         self.low_discrepancy = low_discrepancy
         self.min_rate = min_rate
+        self.clamped = clamped
+        self.weight_floor = weight_floor
 
     def __call__(
         self,
@@ -270,14 +301,19 @@ class BernoulliMasking(Corruption):
         rate, time = self._rates(plans.shape[0], schedule, generator, plans.device)
         masked = bernoulli_mask(rate[..., None], free.expand(self.draws, -1, -1), generator)
         time_weight = schedule.weight(time)
+        if self.weight_floor:
+            time_weight = schedule.floored_weight(time, self.weight_floor)
         elbo_weight = 1.0 / rate if self.uniform_in == "mask_rate" else time_weight
+        # Draws from [min_rate, 1) are denser than those from [0, 1); clamped ones are not.
+        share = 1.0 if self.clamped else 1.0 - self.min_rate
         return Corrupted(
-            tokens=self.hide(plans, masked),
+            tokens=self.hide(plans, masked, frozen),
             masked=masked,
             time=time.float(),
+            rate=rate.float(),
             counts=masked.sum(-1),
             free=free.sum(-1),
-            elbo_weight=(elbo_weight * (1.0 - self.min_rate)).float(),
+            elbo_weight=(elbo_weight * share).float(),
             time_weight=time_weight.float(),
             full_draws=0,
         )
@@ -290,14 +326,23 @@ class BernoulliMasking(Corruption):
         device: torch.device,
     ) -> tuple[Tensor, Tensor]:
         shape = (self.draws, batch_size)
-        if self.low_discrepancy:
-            uniform = stratified_uniform(shape, generator).to(device)
+        uniform = _draw_uniform(shape, generator, device, self.low_discrepancy)
+        if self.clamped:
+            uniform = uniform.clamp(self.min_rate, 1.0 - self.min_rate)
         else:
-            uniform = _uniform(shape, generator, device)
-        uniform = self.min_rate + (1.0 - self.min_rate) * uniform
+            uniform = self.min_rate + (1.0 - self.min_rate) * uniform
         if self.uniform_in == "mask_rate":
             return uniform, schedule.inv_mask_rate(uniform)
         return schedule.mask_rate(uniform), uniform
+
+
+def _draw_uniform(
+    shape: tuple[int, int], generator: torch.Generator, device: torch.device, even: bool
+) -> Tensor:
+    """float64 on [0, 1), spread evenly over the batch or independent."""
+    if even:
+        return stratified_uniform(shape, generator).to(device)
+    return _uniform(shape, generator, device)
 
 
 def _uniform(

@@ -1,9 +1,16 @@
 """What goes into a sampler and what comes out of it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
+
+# implausible(tokens int64 [b, H], rows int64 [b] | None) -> bool [b, H]: positions to doubt.
+Implausible = Callable[[Tensor, Tensor | None], Tensor]
+
+# Confidence in a token that is implausible. It was 0.001 in the seed's physics penalty, too.
+IMPLAUSIBLE_CONFIDENCE = 1e-3
 
 
 class Denoise(Protocol):
@@ -23,6 +30,28 @@ class Denoise(Protocol):
         """
 
 
+class NonFiniteLogitsError(ValueError):
+    """A net returned NaN, or no class with a finite logit.
+
+    Attributes:
+        row: The first such row of the whole batch.
+        call: Number of the net call, from 0.
+        tokens: int64 [1, H]: what the net was shown of that row.
+        time: float32 [1]: the time it was told.
+    """
+
+    def __init__(self, row: int, call: int, tokens: Tensor, time: Tensor) -> None:
+        """See the attributes."""
+        super().__init__(
+            f"denoise returned logits that are not finite: row {row} of the batch, net call "
+            f"{call}. Look at the net's weights and at that row's observation"
+        )
+        self.row = row
+        self.call = call
+        self.tokens = tokens
+        self.time = time
+
+
 @dataclass(frozen=True, slots=True)
 class TraceStep:
     """What one denoising step did to the whole batch; rows that were done show their plan.
@@ -33,12 +62,14 @@ class TraceStep:
         remasked: bool [B, H]: a token before, MASK after.
         confidence: float32 [B, H]: probability of the likeliest class; 0 in rows that had left
             the batch.
+        believed: int64 [B, H]: the likeliest token; MASK in rows that had left the batch.
     """
 
     tokens: Tensor
     revealed: Tensor
     remasked: Tensor
     confidence: Tensor
+    believed: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +83,7 @@ class PlanSample:
             when one token was decided per call without tempering.
         nfe: int64 [B]: net calls until the row was done.
         token_log_probs: float32 [B, H]: log-probability each token was drawn with; 0 where a
-            token was locked, follows an END or lies open beyond the window.
+            token was given, follows an END or lies open beyond the window.
         trace: One entry per net call if asked for, else None.
     """
 

@@ -83,11 +83,38 @@ class SampledConfidenceOrder(Order):
         return step.sampled_confidence
 
 
+@gin.configurable(module="remdm")
+class NoisyOrder(Order):
+    """Another order with Gumbel noise, which above all decides between equal scores.
+
+    An open plan often has equal scores everywhere. Taken in the order of positions, the tokens of
+    one call are then neighbours, which constrain each other most.
+    """
+
+    def __init__(self, *, order: Order | None = None, scale: float = 1e-3) -> None:
+        """Args:
+            order: Gives the scores; `MarginOrder()` when None.
+            scale: Of the noise, in units of the scores, at least 0.
+
+        Raises:
+            ValueError: If `scale` is negative.
+        """
+        if not scale >= 0:
+            raise ValueError(f"NoisyOrder.scale must be at least 0, got {scale}")
+        self.order = order or MarginOrder()
+        self.scale = scale
+
+    def scores(self, step: Step) -> Tensor:
+        """See `Order.scores`."""
+        gumbel = -(-step.uniform(draws.POSITION).log()).log()
+        return self.order.scores(step) + self.scale * gumbel
+
+
 def positions_in_order(step: Step, scores: Tensor, *, split: int) -> Tensor:
     """All positions of each row, the ones to decide first in front.
 
     Masked positions come before the rest, and among them those before `split` ahead of the others;
-    equal scores keep the order of positions.
+    doubted ones are last on their side of the split, and equal scores keep the order of positions.
 
     Args:
         step: The denoising step.
@@ -97,6 +124,8 @@ def positions_in_order(step: Step, scores: Tensor, *, split: int) -> Tensor:
     Returns:
         int64 [b, H], a permutation of positions per row.
     """
+    if step.doubted is not None:
+        scores = scores.masked_fill(step.doubted, -torch.inf)
     positions = scores.argsort(dim=-1, descending=True, stable=True)
     group = torch.where(step.masked, 0, 2)
     group[:, split:] += step.masked[:, split:].long()

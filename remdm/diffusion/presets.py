@@ -1,9 +1,7 @@
-"""Samplers by name: our defaults, the seed's, the paper's, and the seed's authors' latest.
+"""Samplers by name: our defaults, the strategies of the field, and the published variants.
 
 Each preset is a function whose keyword arguments are the knobs it has, with the published values
-as defaults. "The planners" of the literature are three different samplers under one name:
-`readme_minihack` is what the seed describes, `head_2026_08` what its code became, `paper_*` what
-ReMDM (arXiv 2503.00307) published.
+as defaults. The published ones are in `remdm.diffusion.published`.
 """
 
 import inspect
@@ -12,30 +10,23 @@ from typing import Any
 
 import gin
 
+from remdm.diffusion import published
 from remdm.diffusion.decode import Decoder
-from remdm.diffusion.grids import UniformTime
+from remdm.diffusion.grids import UniformAlpha, UniformTime
 from remdm.diffusion.order import (
     EntropyOrder,
     MarginOrder,
     MaxProbOrder,
+    NoisyOrder,
     PositionOrder,
     RandomOrder,
     SampledConfidenceOrder,
 )
-from remdm.diffusion.remask import (
-    CapRemask,
-    ConfRemask,
-    NoRemask,
-    Remask,
-    RescaleRemask,
-    SeedRemask,
-)
-from remdm.diffusion.reveal import BernoulliReveal, EntropyBoundReveal, SeedCountReveal
+from remdm.diffusion.published import Parts
+from remdm.diffusion.remask_counted import BudgetedConfRemask, PathRemask, SwapRemask
+from remdm.diffusion.reveal import BernoulliReveal, CountReveal, EntropyBoundReveal, ThresholdReveal
 from remdm.diffusion.sampler import Sampler
-from remdm.diffusion.schedules import make_schedule
 from remdm.registry import Registry, unknown_name_message
-
-Parts = dict[str, Any]
 
 ORDERS = Registry("order")
 for _name, _order in {
@@ -44,11 +35,12 @@ for _name, _order in {
     "max_prob": MaxProbOrder,
     "position": PositionOrder,
     "random": RandomOrder,
+    "sampled_confidence": SampledConfidenceOrder,
 }.items():
     ORDERS.register(_name, _order)
 
 
-def _default(
+def default(
     *,
     gamma: float = 0.3,
     temperature: float = 0.5,
@@ -64,7 +56,7 @@ def _default(
     }
 
 
-def _greedy(*, gamma: float = 0.3, temperature: float = 0.5, order: str = "entropy") -> Parts:
+def greedy(*, gamma: float = 0.3, temperature: float = 0.5, order: str = "entropy") -> Parts:
     """The default, but the likeliest token everywhere; nothing is random."""
     return {
         "reveal": EntropyBoundReveal(gamma=gamma),
@@ -73,135 +65,93 @@ def _greedy(*, gamma: float = 0.3, temperature: float = 0.5, order: str = "entro
     }
 
 
-def _readme_minihack(
+def threshold(*, tau: float = 0.9, temperature: float = 0.5, order: str = "max_prob") -> Parts:
+    """Every token the net is sure enough of, at least one a call (Fast-dLLM)."""
+    return {
+        "reveal": ThresholdReveal(tau=tau),
+        "order": ORDERS.get(order)(),
+        "decoder": Decoder(temperature=temperature),
+    }
+
+
+def count(
     *,
     num_denoise_steps: int = 10,
     temperature: float = 0.5,
-    top_k: int | None = 4,
-    remask_strategy: str = "conf",
-    eta: float = 0.15,
-    noise_schedule: str = "linear",
+    order: str = "margin",
+    noise: float = 1e-3,
 ) -> Parts:
-    """The seed's evaluation sampler: MaskGIT counts used as increments, then remasking."""
+    """Equally many tokens a call, no remasking; noise decides between equal scores."""
     return {
-        "grid": UniformTime(num_steps=num_denoise_steps),
-        "reveal": SeedCountReveal(min_share=0.1),
-        "order": SampledConfidenceOrder(),
-        "remask": SeedRemask(strategy=remask_strategy, eta=eta),
-        "decoder": Decoder(temperature=temperature, top_k=top_k),
-        "schedule": make_schedule(noise_schedule),
-        "time_input": "end",
-        "window_first": False,
-        "close_after_end": False,
+        "grid": UniformAlpha(num_steps=num_denoise_steps),
+        "reveal": CountReveal(),
+        "order": NoisyOrder(order=ORDERS.get(order)(), scale=noise),
+        "decoder": Decoder(temperature=temperature),
     }
 
 
-def _readme_minihack_greedy(*, num_denoise_steps: int = 5, noise_schedule: str = "linear") -> Parts:
-    """The seed's sampler for collecting: argmax, most confident first, no remasking."""
-    return {
-        "grid": UniformTime(num_steps=num_denoise_steps),
-        "reveal": SeedCountReveal(min_share=0.0),
-        "order": SampledConfidenceOrder(),
-        "decoder": Decoder(greedy=True),
-        "schedule": make_schedule(noise_schedule),
-        "time_input": "end",
-        "window_first": False,
-        "close_after_end": False,
-    }
-
-
-def _paper(remask: Remask, num_denoise_steps: int, top_p: float | None, schedule: str) -> Parts:
-    """Algorithm 1 of ReMDM as its code runs it: an argmax pass after t = 1e-5."""
-    return {
-        "grid": UniformTime(num_steps=num_denoise_steps, end_time=1e-5),
-        "reveal": BernoulliReveal(),
-        "remask": remask,
-        "decoder": Decoder(top_p=top_p, nucleus_rule="official"),
-        "schedule": make_schedule(schedule),
-        "time_input": "start",
-        "window_first": False,
-        "close_after_end": False,
-    }
-
-
-def _paper_mdlm(
-    *,
-    num_denoise_steps: int = 1024,
-    top_p: float | None = 0.9,
-    noise_schedule: str = "linear",
-) -> Parts:
-    """Ancestral sampling of MDLM, without remasking."""
-    return _paper(NoRemask(), num_denoise_steps, top_p, noise_schedule)
-
-
-def _paper_cap(
-    *,
-    num_denoise_steps: int = 1024,
-    eta: float = 0.008,
-    top_p: float | None = 0.9,
-    noise_schedule: str = "linear",
-) -> Parts:
-    """ReMDM-cap."""
-    return _paper(CapRemask(eta=eta), num_denoise_steps, top_p, noise_schedule)
-
-
-def _paper_rescale(
-    *,
-    num_denoise_steps: int = 1024,
-    eta: float = 0.015,
-    top_p: float | None = 0.9,
-    noise_schedule: str = "linear",
-) -> Parts:
-    """ReMDM-rescale."""
-    return _paper(RescaleRemask(eta=eta), num_denoise_steps, top_p, noise_schedule)
-
-
-def _paper_conf(
-    *,
-    num_denoise_steps: int = 1024,
-    eta: float = 1.0,
-    top_p: float | None = 0.9,
-    noise_schedule: str = "linear",
-) -> Parts:
-    """ReMDM-conf; confidence after truncation, and no eta, as in the published code."""
-    return _paper(ConfRemask(eta=eta), num_denoise_steps, top_p, noise_schedule)
-
-
-def _head_2026_08(
+def swap(
     *,
     num_denoise_steps: int = 10,
     temperature: float = 0.5,
-    top_p: float | None = 0.9,
-    eta: float = 0.15,
-    noise_schedule: str = "linear",
+    order: str = "margin",
+    noise: float = 1e-3,
+    swaps: int = 1,
+    competitive: bool = False,
 ) -> Parts:
-    """The seed's authors' later sampler: Algorithm 1 with eta * softmax(-confidence)."""
+    """Equally many tokens a call, and the least certain ones are taken back."""
+    parts = count(
+        num_denoise_steps=num_denoise_steps, temperature=temperature, order=order, noise=noise
+    )
+    return parts | {"remask": SwapRemask(swaps=swaps, competitive=competitive)}
+
+
+def path(*, num_denoise_steps: int = 10, temperature: float = 0.5, eta: float = 1.0) -> Parts:
+    """P2 (arXiv 2502.03540): all tokens compete for the places at every step."""
+    parts = count(num_denoise_steps=num_denoise_steps, temperature=temperature)
+    return parts | {"remask": PathRemask(eta=eta)}
+
+
+def balanced(
+    *,
+    num_denoise_steps: int = 10,
+    temperature: float = 0.5,
+    eta: float = 0.5,
+    doubt_temperature: float = 0.1,
+) -> Parts:
+    """Confidence remasking with a budget; the expected counts follow the schedule."""
     return {
         "grid": UniformTime(num_steps=num_denoise_steps),
         "reveal": BernoulliReveal(),
-        "remask": ConfRemask(eta=eta),
-        "decoder": Decoder(temperature=temperature, top_p=top_p, raw_confidence=True),
-        "schedule": make_schedule(noise_schedule),
-        "time_input": "start",
+        "remask": BudgetedConfRemask(eta=eta, temperature=doubt_temperature),
+        "decoder": Decoder(temperature=temperature),
         "window_first": False,
-        "close_after_end": False,
     }
 
 
 PRESETS = Registry("sampler preset")
 _BUILDERS: tuple[Callable[..., Parts], ...] = (
-    _default,
-    _greedy,
-    _readme_minihack,
-    _readme_minihack_greedy,
-    _paper_mdlm,
-    _paper_cap,
-    _paper_rescale,
-    _paper_conf,
-    _head_2026_08,
+    default,
+    greedy,
+    threshold,
+    count,
+    swap,
+    path,
+    balanced,
+    published.readme_minihack,
+    published.readme_minihack_greedy,
+    published.readme_craftax_eval,
+    published.readme_craftax_loop,
+    published.paper_mdlm,
+    published.paper_cap,
+    published.paper_rescale,
+    published.paper_conf,
+    published.paper_loop,
+    published.paper_switch,
+    published.head_2026_08,
 )
 for _builder in _BUILDERS:
-    PRESETS.register(_builder.__name__.removeprefix("_"), _builder)
+    PRESETS.register(_builder.__name__, _builder)
 
 # What every preset lets the caller change, beside its own knobs.
 SAMPLER_KNOBS = (

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from remdm.diffusion import draws
-from remdm.diffusion.remask import unmask_probability
 from remdm.diffusion.step import Step
 
 # Entropies of certain tokens are rounding errors, not exact zeros.
@@ -21,23 +20,28 @@ class Reveal(ABC):
     Attributes:
         needs_grid: Whether it follows a time grid; otherwise it goes on until all is decided.
         needs_order: Whether it wants positions sorted by an `Order`.
+        counts: Whether it makes the number of visible tokens follow the grid exactly.
+        redecides: Whether it decides committed positions anew, too; free positions that it does
+            not choose then become MASK.
     """
 
     needs_grid: bool
     needs_order: bool
+    counts: bool = False
+    redecides: bool = False
 
     @abstractmethod
-    def __call__(self, step: Step, positions: Tensor | None, sigma: Tensor | float) -> Tensor:
+    def __call__(self, step: Step, positions: Tensor | None, unmask: Tensor | float) -> Tensor:
         """Choose.
 
         Args:
             step: The denoising step.
             positions: int64 [b, H], masked positions in front, first the ones to decide first;
                 None unless `needs_order`.
-            sigma: Remasking probability of the step at masked positions.
+            unmask: Probability of a masked position to be revealed, a number or [b, 1].
 
         Returns:
-            bool [b, H], a subset of `step.masked`.
+            bool [b, H], a subset of `step.masked`, or of `step.free` if it `redecides`.
         """
 
 
@@ -48,10 +52,9 @@ class BernoulliReveal(Reveal):
     needs_grid = True
     needs_order = False
 
-    def __call__(self, step: Step, positions: Tensor | None, sigma: Tensor | float) -> Tensor:
+    def __call__(self, step: Step, positions: Tensor | None, unmask: Tensor | float) -> Tensor:
         """See `Reveal.__call__`."""
-        probability = unmask_probability(step.alpha_t, step.alpha_s, sigma)
-        return step.masked & (step.uniform(draws.POSITION) < probability)
+        return step.masked & (step.uniform(draws.POSITION) < unmask)
 
 
 @gin.configurable(module="remdm")
@@ -64,14 +67,14 @@ class CountReveal(Reveal):
 
     needs_grid = True
     needs_order = True
+    counts = True
 
-    def __call__(self, step: Step, positions: Tensor | None, sigma: Tensor | float) -> Tensor:
+    def __call__(self, step: Step, positions: Tensor | None, unmask: Tensor | float) -> Tensor:
         """See `Reveal.__call__`; counts are of free positions, locked ones do not matter."""
         visible = step.committed
         if step.remasked is not None:
             visible = visible & ~step.remasked
-        target = torch.floor(step.free.sum(-1) * step.alpha_s + 0.5).long()
-        return _first(step, positions, target - visible.sum(-1))
+        return _first(step, positions, step.target - visible.sum(-1) + step.surplus)
 
 
 @gin.configurable(module="remdm")
@@ -96,7 +99,7 @@ class SeedCountReveal(Reveal):
             raise ValueError(f"SeedCountReveal.min_share must be in [0, 1], got {min_share}")
         self.min_share = min_share
 
-    def __call__(self, step: Step, positions: Tensor | None, sigma: Tensor | float) -> Tensor:
+    def __call__(self, step: Step, positions: Tensor | None, unmask: Tensor | float) -> Tensor:
         """See `Reveal.__call__`."""
         horizon = step.masked.shape[1]
         count = max(1, int(self.min_share * horizon), horizon * (step.index + 1) // step.num_steps)
@@ -128,14 +131,73 @@ class EntropyBoundReveal(Reveal):
             )
         self.gamma = gamma
 
-    def __call__(self, step: Step, positions: Tensor | None, sigma: Tensor | float) -> Tensor:
+    def __call__(self, step: Step, positions: Tensor | None, unmask: Tensor | float) -> Tensor:
         """See `Reveal.__call__`."""
         assert positions is not None
         if math.isinf(self.gamma):
             return step.masked
         entropies = step.entropies().masked_fill(~step.masked, 0.0).gather(-1, positions)
         excess = entropies.cumsum(-1) - entropies.cummax(-1).values
+        if step.doubted is not None:
+            # Doubted positions come last; each waits for a call of its own.
+            doubted = step.doubted.gather(-1, positions)
+            doubted[:, 0] = False
+            excess = excess.masked_fill(doubted, torch.inf)
         return _first(step, positions, (excess <= self.gamma + ENTROPY_TOLERANCE).sum(-1))
+
+
+@gin.configurable(module="remdm")
+class ThresholdReveal(Reveal):
+    """Every position whose likeliest class is likely enough, at least one (Fast-dLLM).
+
+    Parallel greedy decoding by confidence of arXiv 2505.22618: with n tokens above 1 - e and
+    (n + 1) e at most 1 the likeliest tokens are also the likeliest together.
+    """
+
+    needs_grid = False
+    needs_order = True
+
+    def __init__(self, *, tau: float = 0.9) -> None:
+        """Args:
+            tau: Probability that has to be exceeded, in [0, 1]; 0 decides all in one call and 1
+                one position per call.
+
+        Raises:
+            ValueError: If it is outside.
+        """
+        if not 0 <= tau <= 1:
+            raise ValueError(f"ThresholdReveal.tau must be a probability in [0, 1], got {tau}")
+        self.tau = tau
+
+    def __call__(self, step: Step, positions: Tensor | None, unmask: Tensor | float) -> Tensor:
+        """See `Reveal.__call__`."""
+        sure = step.masked & (step.probs.amax(-1) > self.tau)
+        if step.doubted is not None:
+            sure = sure & ~step.doubted
+        none = (~sure.any(-1)).long()
+        return sure | _first(step, positions, none)
+
+
+@gin.configurable(module="remdm")
+class RedecideReveal(Reveal):
+    """The Craftax seed's evaluation: every position is drawn anew, the most confident ones stay.
+
+    After step k of K a position stays if its confidence is at least the `H * k // K`-th largest;
+    all others are MASK. Locked positions are drawn and counted, too, and then put back, as in the
+    seed: confidence in what is given takes places from what is to be decided.
+    """
+
+    needs_grid = True
+    needs_order = False
+    redecides = True
+
+    def __call__(self, step: Step, positions: Tensor | None, unmask: Tensor | float) -> Tensor:
+        """See `Reveal.__call__`."""
+        count = step.masked.shape[1] * (step.index + 1) // step.num_steps
+        if count == 0:
+            return torch.zeros_like(step.masked)
+        threshold = step.sampled_confidence.topk(count, -1).values[:, -1:]
+        return step.free & (step.sampled_confidence >= threshold)
 
 
 def _first(step: Step, positions: Tensor | None, count: Tensor) -> Tensor:

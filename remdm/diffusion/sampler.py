@@ -12,6 +12,8 @@ What ends a plan early, without changing what is executed:
 - rows that are done leave the batch once it pays (`compact_below`).
 """
 
+from dataclasses import dataclass
+
 import gin
 import torch
 from torch import Tensor
@@ -22,17 +24,36 @@ from remdm.diffusion.canvas import Canvas
 from remdm.diffusion.classes import classes_to_tokens, num_classes
 from remdm.diffusion.decode import Decoder
 from remdm.diffusion.fast_path import FusedStep, finish_on_cpu
-from remdm.diffusion.grids import TimeGrid
-from remdm.diffusion.interface import Denoise, PlanSample, TraceStep
+from remdm.diffusion.grids import GridStep, TimeGrid, first_step_at
+from remdm.diffusion.interface import (
+    IMPLAUSIBLE_CONFIDENCE,
+    Denoise,
+    Implausible,
+    NonFiniteLogitsError,
+    PlanSample,
+)
+from remdm.diffusion.misfits import checked_window, refuse_idle_steps, refuse_misfits
 from remdm.diffusion.order import EntropyOrder, Order, positions_in_order
-from remdm.diffusion.remask import NoRemask, Remask
+from remdm.diffusion.remask import NoRemask, Remask, unmask_probability
 from remdm.diffusion.reveal import EntropyBoundReveal, Reveal
 from remdm.diffusion.schedules import LinearSchedule, NoiseSchedule
 from remdm.diffusion.step import Step
-from remdm.registry import unknown_name_message
+from remdm.diffusion.tracing import Tracer
 from remdm.tokens import end_token, mask_token
 
-TIME_INPUTS = ("realised", "start", "end")
+# What a sampler without a grid takes for every step: it may decide all that is left.
+_UNTIMED = GridStep(start=1.0, end=0.0, alpha_t=0.0, alpha_s=1.0, remasks=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What stays the same while plans are drawn."""
+
+    denoise: Denoise
+    window: int
+    given: bool
+    implausible: Implausible | None
+    tracer: Tracer | None
 
 
 @gin.configurable(module="remdm", denylist=["num_actions"])
@@ -81,7 +102,7 @@ class Sampler:
         self.num_actions = num_actions
         self.reveal = reveal or EntropyBoundReveal()
         self.order = order or (EntropyOrder() if self.reveal.needs_order else None)
-        self.remask = remask or NoRemask()
+        remask = remask or NoRemask()
         self.decoder = decoder or Decoder(temperature=0.5)
         self.grid = grid
         self.schedule = schedule or LinearSchedule()
@@ -91,9 +112,11 @@ class Sampler:
         self.early_exit = early_exit
         self.time_input = time_input
         self.compact_below = compact_below
-        self._refuse_misfits()
-        self._times = [] if grid is None else grid.times(self.schedule).tolist()
-        self._alphas = [float(self.schedule.alpha(torch.tensor(t).double())) for t in self._times]
+        refuse_misfits(self.reveal, self.order, remask, grid, time_input, window_first)
+        self._steps = [] if grid is None else grid.steps(self.schedule)
+        self.remask = remask.fitted(self._steps)
+        count = len(self._steps)
+        self._remasks = [self.remask.can_act(step, k, count) for k, step in enumerate(self._steps)]
         self._fused = None
         if fused:
             self._fused = FusedStep.build(
@@ -110,9 +133,12 @@ class Sampler:
         *,
         window: int | None = None,
         locked: Tensor | None = None,
+        start: Tensor | None = None,
+        start_time: float | None = None,
         first_token_mask: Tensor | None = None,
         token_mask: Tensor | None = None,
         allow_end: bool = True,
+        implausible: Implausible | None = None,
         device: torch.device | str | None = None,
         trace: bool = False,
     ) -> PlanSample:
@@ -126,9 +152,16 @@ class Sampler:
                 another device than the plans.
             window: Number of leading tokens that are wanted, all of them when None.
             locked: int64 [B, H]: tokens that are given, MASK where they are not.
+            start: int64 [B, H]: tokens to start from, which may be masked again, MASK where a
+                position is open; `locked` wins over them.
+            start_time: Where to begin on a grid, in (0, 1]: at the first step that starts at this
+                time or below it, or at the last one. Samplers without a grid ignore it.
             first_token_mask: bool [B, A + 1] or [A + 1]: classes allowed at position 0.
             token_mask: bool [B, H, A + 1]: classes allowed at each position.
             allow_end: Whether plans may end; False for nets that never learnt END.
+            implausible: Says which positions of the plans to doubt, given the committed tokens
+                and those chosen in this call elsewhere. Their confidence is
+                at most `IMPLAUSIBLE_CONFIDENCE`, so they are decided last and remasked first.
             device: Where the plans live; the generator's device when None.
             trace: Record every step.
 
@@ -136,37 +169,37 @@ class Sampler:
             The plans, on `device`.
 
         Raises:
-            ValueError: If sizes do not fit, a mask forbids every class, or logits are not finite.
+            ValueError: If sizes do not fit, a mask forbids every class, some net calls could
+                decide nothing, or logits are not finite (`NonFiniteLogitsError`).
         """
-        window = self._checked_window(batch_size, horizon, window)
+        window = checked_window(batch_size, horizon, window)
+        refuse_idle_steps(self.reveal, self.remask, len(self._steps), horizon)
+        first_step = first_step_at(self._steps, start_time)
         device = torch.device(device or generator.device)
         bars = Bars.build(
             self.num_actions, first_token_mask, token_mask, allow_end, self.forbid_empty, device
         )
         bars.check(batch_size, horizon)
-        canvas = Canvas.blank(self.num_actions, batch_size, horizon, generator, device, locked)
-        steps: list[TraceStep] | None = [] if trace else None
-        self._denoise(denoise, canvas, bars, window, steps)
-        return self._finished(canvas, steps)
+        canvas = Canvas.blank(
+            self.num_actions, batch_size, horizon, generator, device, locked, start
+        )
+        if start is not None and self._settled_from(first_step):
+            canvas.done |= ~(canvas.tokens == mask_token(self.num_actions)).any(-1)
+        tracer = Tracer(canvas, self.decoder, self.num_actions) if trace else None
+        given = locked is not None or start is not None
+        run = _Run(denoise, window, given, implausible, tracer)
+        self._denoise(run, canvas, bars, first_step)
+        return self._finished(canvas, tracer)
 
-    def _denoise(
-        self,
-        denoise: Denoise,
-        whole: Canvas,
-        bars: Bars,
-        window: int,
-        trace: list[TraceStep] | None,
-    ) -> None:
+    def _denoise(self, run: _Run, whole: Canvas, bars: Bars, first_step: int) -> None:
         """Fill `whole` in."""
         batch_size, horizon = whole.tokens.shape
-        max_calls = len(self._times) - 1 if self.grid else horizon
         canvas = whole
-        share = torch.ones(batch_size, device=whole.tokens.device)
-        remaining = batch_size
-        if bool(whole.done.any()):
-            share = self._masked_share(whole)
+        share, remaining = torch.ones(batch_size, device=whole.tokens.device), batch_size
+        if run.given:
+            share = whole.masked_share(mask_token(self.num_actions))
             remaining = batch_size - int(whole.done.sum())
-        for index in range(max_calls):
+        for index in range(first_step, len(self._steps) or horizon):
             if remaining == 0:
                 break
             if remaining < self.compact_below * len(canvas.tokens):
@@ -174,76 +207,85 @@ class Sampler:
                 index_of_active = (~canvas.done).nonzero()[:, 0]
                 canvas, bars = canvas.select(index_of_active), bars.select(index_of_active)
                 share = share[index_of_active]
-            logits = self._call(denoise, canvas, self._time_input(share, index))
-            remaining, share = self._advance(canvas, logits, bars, index, window)
-            if trace is not None:
+            time = self._time_input(share, index)
+            logits = self._call(run.denoise, canvas, time)
+            shown = canvas.tokens
+            remaining, bad_row, share = self._advance(run, canvas, logits, bars, index)
+            if bad_row >= 0:
+                row = bad_row if canvas.rows is None else int(canvas.rows[bad_row])
+                # The step left that row's tokens as the net saw them.
+                one = slice(bad_row, bad_row + 1)
+                raise NonFiniteLogitsError(row, index - first_step, shown[one], time[one])
+            if run.tracer is not None:
                 canvas.write_to(whole)
-                trace.append(self._trace_step(whole, canvas, bars.apply(logits), trace))
-        if self._alphas and self._alphas[-1] < 1.0:
-            self._decide_the_rest(denoise, canvas, bars)
+                run.tracer.note(whole, canvas, logits, bars)
+        if self._steps and self._steps[-1].alpha_s < 1.0:
+            self._decide_the_rest(run, whole, canvas, bars)
         canvas.write_to(whole)
 
     def _advance(
-        self, canvas: Canvas, logits: Tensor, bars: Bars, index: int, window: int
-    ) -> tuple[int, Tensor]:
-        """One denoising step in place; the number of rows not done and the masked share [b]."""
+        self, run: _Run, canvas: Canvas, logits: Tensor, bars: Bars, index: int
+    ) -> tuple[int, int, Tensor]:
+        """One denoising step in place.
+
+        Returns:
+            Rows not done, a row with logits that are not finite or -1, and the masked share [b].
+        """
         horizon = canvas.tokens.shape[1]
-        split = window if self.window_first else 0
+        split = run.window if self.window_first else 0
         exit_window: int | None = None
-        if not self.remask.can_remask and (self.early_exit or not self.grid):
-            exit_window = window if self.early_exit else horizon
-        if self._fused is not None and self._fused.applies(logits):
-            alpha_s = self._alphas[index + 1] if self.grid else 1.0
-            remaining, bad_row, share = self._fused(
-                canvas, logits, bars, index, alpha_s, split, exit_window
-            )
-        else:
-            remaining, bad_row, share = self._advance_in_torch(
-                canvas, logits, bars, index, split, exit_window
-            )
-        if bad_row >= 0:
-            row = bad_row if canvas.rows is None else int(canvas.rows[bad_row])
-            raise ValueError(
-                f"denoise returned logits that are not finite: row {row} of the batch, net call "
-                f"{index}. Look at the net's weights and at that row's observation"
-            )
-        return remaining, share
+        if self._settled_from(index + 1) and (self.early_exit or not self._steps):
+            exit_window = run.window if self.early_exit else horizon
+        if self._fused is not None and run.implausible is None and self._fused.applies(logits):
+            alpha_s = self._steps[index].alpha_s if self._steps else 1.0
+            return self._fused(canvas, logits, bars, index, alpha_s, split, exit_window)
+        step, sampled_probs = self._step(canvas, bars.apply(logits), index)
+        if run.implausible is not None:
+            self._doubt(run.implausible, canvas, step)
+        return self._advance_in_torch(canvas, step, sampled_probs, split, exit_window)
 
     def _advance_in_torch(
         self,
         canvas: Canvas,
-        logits: Tensor,
-        bars: Bars,
-        index: int,
+        step: Step,
+        sampled_probs: Tensor,
         split: int,
         exit_window: int | None,
     ) -> tuple[int, int, Tensor]:
         """What `FusedStep` does, for all parts and devices."""
-        step, sampled_probs = self._step(canvas, bars.apply(logits), index)
+        mask = mask_token(self.num_actions)
         canvas.nfe += ~canvas.done
-        sigma, sigma_masked = (0.0, 0.0) if self.remask.after_reveal else self.remask.sigma(step)
-        if self.remask.can_remask and not self.remask.after_reveal:
-            step.remasked = step.committed & (step.uniform(draws.REMASK) < sigma)
+        remasks = bool(self._steps) and self._remasks[step.index]
+        unmask: Tensor | float = unmask_probability(step.alpha_t, step.alpha_s, 0.0)
+        late = remasks and self.remask.after_reveal
+        if late:
+            step.surplus = self.remask.surplus(step)
+        elif remasks:
+            step.remasked, unmask = self.remask(step)
         positions = None
         if self.order is not None:
             positions = positions_in_order(step, self.order.scores(step), split=split)
-        revealed = self.reveal(step, positions, sigma_masked) & ~canvas.done[:, None]
+        revealed = self.reveal(step, positions, unmask) & ~canvas.done[:, None]
         tokens = classes_to_tokens(step.classes, self.num_actions)
         canvas.commit(revealed, tokens, sampled_probs.log(), step.sampled_confidence)
-        if self.remask.after_reveal:
-            step.masked = step.masked & ~revealed
-            sigma, _ = self.remask.sigma(step)
-            step.remasked = step.committed & (step.uniform(draws.REMASK) < sigma)
+        if self.reveal.redecides:
+            canvas.erase(canvas.free & ~revealed & ~canvas.done[:, None], mask)
+        if late:
+            step.revealed, step.masked = revealed, canvas.tokens == mask
+            step.committed_confidence = torch.where(
+                revealed, step.sampled_confidence, step.committed_confidence
+            )
+            step.remasked = self.remask(step).tokens & ~canvas.done[:, None]
         if step.remasked is not None:
-            canvas.erase(step.remasked, mask_token(self.num_actions))
+            canvas.erase(step.remasked, mask)
         if self.close_after_end:
             canvas.close_after_end(self.num_actions)
-        masked = canvas.tokens == mask_token(self.num_actions)
+        masked = canvas.tokens == mask
         if exit_window is not None:
             canvas.done |= ~masked[:, :exit_window].any(-1)
             canvas.tokens = torch.where(masked & canvas.done[:, None], tokens, canvas.tokens)
-        remaining, bad_row = self._status(canvas, step)
-        return remaining, bad_row, self._masked_share(canvas)
+        remaining, bad_row = _status(canvas, step)
+        return remaining, bad_row, canvas.masked_share(mask)
 
     def _step(self, canvas: Canvas, logits: Tensor, index: int) -> tuple[Step, Tensor]:
         """A class for every position, and the probability float64 [b, H] it was drawn with."""
@@ -251,11 +293,12 @@ class Sampler:
         probs = self.decoder.distribution(logits)
         uniform = draws.uniform(canvas.keys, index, draws.TOKEN, horizon)
         classes = self.decoder.choose(probs, uniform)
+        grid_step = self._steps[index] if self._steps else _UNTIMED
         step = Step(
             index=index,
-            num_steps=self.grid.num_steps if self.grid else 0,
-            alpha_t=self._alphas[index] if self.grid else 0.0,
-            alpha_s=self._alphas[index + 1] if self.grid else 1.0,
+            num_steps=len(self._steps),
+            alpha_t=grid_step.alpha_t,
+            alpha_s=grid_step.alpha_s,
             schedule=self.schedule,
             masked=canvas.tokens == mask_token(self.num_actions),
             free=canvas.free,
@@ -267,17 +310,36 @@ class Sampler:
         )
         return step, probs.gather(-1, classes[..., None])[..., 0]
 
-    def _decide_the_rest(self, denoise: Denoise, canvas: Canvas, bars: Bars) -> None:
+    def _doubt(self, implausible: Implausible, canvas: Canvas, step: Step) -> None:
+        """Ask which positions to doubt and lower their confidence."""
+        chosen = step.free if self.reveal.redecides else step.masked
+        tokens = classes_to_tokens(step.classes, self.num_actions)
+        doubted = implausible(torch.where(chosen, tokens, canvas.tokens), canvas.rows)
+        if doubted.shape != step.free.shape or doubted.dtype != torch.bool:
+            raise ValueError(
+                f"implausible must return bool {list(step.free.shape)}, one per position of a "
+                f"plan, got {doubted.dtype} {list(doubted.shape)}"
+            )
+        step.doubted = doubted.to(step.free.device) & step.free
+        step.sampled_confidence, step.committed_confidence = (
+            torch.where(step.doubted, confidence.clamp(max=IMPLAUSIBLE_CONFIDENCE), confidence)
+            for confidence in (step.sampled_confidence, step.committed_confidence)
+        )
+
+    def _decide_the_rest(self, run: _Run, whole: Canvas, canvas: Canvas, bars: Bars) -> None:
         """Take the likeliest class wherever a grid that stops short of t = 0 left a MASK."""
         masked = canvas.tokens == mask_token(self.num_actions)
         if not bool(masked.any()):
             return
-        logits = bars.apply(self._call(denoise, canvas, torch.zeros_like(masked[:, 0]).float()))
-        probs = self.decoder.distribution(logits)
-        best = probs.max(-1)
+        time = torch.zeros(len(masked), device=masked.device)
+        logits = self._call(run.denoise, canvas, time)
+        best = self.decoder.distribution(bars.apply(logits)).max(-1)
         tokens = classes_to_tokens(best.indices, self.num_actions)
         canvas.commit(masked, tokens, best.values.log(), best.values)
         canvas.nfe += masked.any(-1)
+        if run.tracer is not None:
+            canvas.write_to(whole)
+            run.tracer.note(whole, canvas, logits, bars)
 
     def _call(self, denoise: Denoise, canvas: Canvas, time: Tensor) -> Tensor:
         """The net's logits, checked for their shape."""
@@ -295,35 +357,16 @@ class Sampler:
         """float32 [b]: the time to tell the net."""
         if self.time_input == "realised":
             return self.schedule.inv_mask_rate(share)
-        return torch.full_like(share, self._times[index + (self.time_input == "end")])
+        step = self._steps[index]
+        return torch.full_like(share, step.end if self.time_input == "end" else step.start)
 
-    def _masked_share(self, canvas: Canvas) -> Tensor:
-        """float32 [b]: share of the free positions that are MASK."""
-        masked = canvas.tokens == mask_token(self.num_actions)
-        return masked.sum(-1).float() / canvas.free.sum(-1).clamp_min(1)
+    def _settled_from(self, index: int) -> bool:
+        """Whether a committed token stays from this step on."""
+        if self.reveal.redecides:
+            return index >= len(self._steps)
+        return not any(self._remasks[index:])
 
-    def _status(self, canvas: Canvas, step: Step) -> tuple[int, int]:
-        """Rows not done and a row with logits that are not finite or -1, in one device sync."""
-        bad = (~step.probs.isfinite().all(-1)).any(-1) & ~canvas.done
-        row = torch.where(bad.any(), bad.long().argmax(), -1)
-        remaining, bad_row = torch.stack([(~canvas.done).sum(), row]).tolist()
-        return remaining, bad_row
-
-    def _trace_step(
-        self, whole: Canvas, canvas: Canvas, logits: Tensor, trace: list[TraceStep]
-    ) -> TraceStep:
-        """Compare the batch with the previous entry of the trace."""
-        mask = mask_token(self.num_actions)
-        was_masked = trace[-1].tokens == mask if trace else whole.free
-        is_masked = whole.tokens == mask
-        confidence = torch.zeros(whole.tokens.shape, device=whole.tokens.device)
-        best = self.decoder.distribution(logits).amax(-1).float()
-        confidence[slice(None) if canvas.rows is None else canvas.rows] = best
-        return TraceStep(
-            whole.tokens.clone(), was_masked & ~is_masked, ~was_masked & is_masked, confidence
-        )
-
-    def _finished(self, canvas: Canvas, trace: list[TraceStep] | None) -> PlanSample:
+    def _finished(self, canvas: Canvas, tracer: Tracer | None) -> PlanSample:
         """Close every plan after its END and add it up."""
         if self._fused is not None and canvas.tokens.device.type == "cpu":
             lengths, totals = finish_on_cpu(canvas, self.num_actions)
@@ -337,55 +380,13 @@ class Sampler:
             log_prob=totals.float(),
             nfe=canvas.nfe,
             token_log_probs=canvas.log_probs.float(),
-            trace=trace,
+            trace=None if tracer is None else tracer.steps,
         )
 
-    def _checked_window(self, batch_size: int, horizon: int, window: int | None) -> int:
-        if batch_size < 1 or horizon < 1:
-            raise ValueError(
-                f"a sampler needs at least one row and one token, got batch_size={batch_size} "
-                f"and horizon={horizon}"
-            )
-        if window is not None and not 1 <= window <= horizon:
-            raise ValueError(
-                f"window must be in 1..{horizon} (the plan's horizon), got {window}; it is "
-                "usually replan_every"
-            )
-        return window or horizon
 
-    def _refuse_misfits(self) -> None:
-        """Say which parts do not go together.
-
-        Raises:
-            ValueError: If any do not.
-        """
-        reveal, order, grid = (type(p).__name__ for p in (self.reveal, self.order, self.grid))
-        if self.time_input not in TIME_INPUTS:
-            raise ValueError(
-                unknown_name_message("Sampler.time_input", self.time_input, TIME_INPUTS)
-            )
-        if self.reveal.needs_grid and self.grid is None:
-            raise ValueError(
-                f"{reveal} follows a time grid: set Sampler.grid, for example @UniformTime()"
-            )
-        if not self.reveal.needs_grid and self.grid is not None:
-            raise ValueError(
-                f"{reveal} decides by itself how many calls it needs, so Sampler.grid must be "
-                f"None, got {grid}"
-            )
-        if not self.reveal.needs_grid and self.remask.can_remask:
-            raise ValueError(
-                f"{type(self.remask).__name__} takes its probabilities from a time grid, which "
-                f"{reveal} does not follow: set Sampler.reveal = @CountReveal() or "
-                "Sampler.remask = @NoRemask()"
-            )
-        if not self.reveal.needs_grid and self.time_input != "realised":
-            raise ValueError(
-                f"{reveal} has no time grid to take a step's {self.time_input!r} from: set "
-                "Sampler.time_input = 'realised'"
-            )
-        if not self.reveal.needs_order and (self.order is not None or self.window_first):
-            raise ValueError(
-                f"{reveal} chooses every position on its own, so Sampler.order must be None and "
-                f"Sampler.window_first False, got {order} and {self.window_first}"
-            )
+def _status(canvas: Canvas, step: Step) -> tuple[int, int]:
+    """Rows not done and a row with logits that are not finite or -1, in one device sync."""
+    bad = (~step.probs.isfinite().all(-1)).any(-1) & ~canvas.done
+    row = torch.where(bad.any(), bad.long().argmax(), -1)
+    remaining, bad_row = torch.stack([(~canvas.done).sum(), row]).tolist()
+    return remaining, bad_row

@@ -13,6 +13,8 @@ from remdm.diffusion.schedules import NoiseSchedule
 class Step:
     """One denoising step of b rows, after the net was called and before anything changed.
 
+    For rules that come after the reveal, `masked` and `committed_confidence` are what it left.
+
     Attributes:
         index: Number of this step, from 0.
         num_steps: Steps in all; 0 when the sampler decides as it goes.
@@ -27,7 +29,10 @@ class Step:
         committed_confidence: float64 [b, H]: confidence in the visible tokens when they were
             committed; meaningless at masked positions.
         keys: int64 [b]: keys of the rows' random streams.
-        remasked: bool [b, H]: visible tokens that this step masks again.
+        remasked: bool [b, H]: visible tokens that this step masks again; None for none.
+        surplus: Tokens to decide too many because the remasking rule gives them back.
+        revealed: bool [b, H]: what this step committed; None before that.
+        doubted: bool [b, H]: positions whose token is implausible; None for no opinion.
     """
 
     index: int
@@ -43,6 +48,9 @@ class Step:
     committed_confidence: Tensor
     keys: Tensor
     remasked: Tensor | None = None
+    surplus: Tensor | int = 0
+    revealed: Tensor | None = None
+    doubted: Tensor | None = None
 
     @property
     def is_last(self) -> bool:
@@ -53,6 +61,14 @@ class Step:
     def committed(self) -> Tensor:
         """Visible tokens that may be masked again, bool [b, H]."""
         return self.free & ~self.masked
+
+    @property
+    def target(self) -> Tensor:
+        """Free positions that are visible after the step if counts follow the schedule, int64 [b].
+
+        The share alpha_s of the free positions, rounded half up.
+        """
+        return torch.floor(self.free.sum(-1) * self.alpha_s + 0.5).long()
 
     def uniform(self, purpose: int) -> Tensor:
         """Numbers for one of the purposes of `remdm.diffusion.draws`, float64 [b, H]."""

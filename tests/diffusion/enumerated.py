@@ -1,4 +1,4 @@
-"""Models small enough to enumerate, and the exact law of a sampler on them."""
+"""Random joints, states and steps to enumerate, and the exact law of a sampler on them."""
 
 import itertools
 from collections.abc import Callable
@@ -7,44 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from remdm.diffusion.classes import num_classes
+from remdm.diffusion.exact import ExactDenoiser as ExactDenoiser
 from remdm.diffusion.schedules import LinearSchedule
 from remdm.diffusion.step import Step
-from remdm.tokens import mask_token
 
 
 def random_joint(num_symbols: int, horizon: int, seed: int = 0) -> np.ndarray:
     """Probabilities of all sequences in lexicographic order, from a sparse Dirichlet."""
     rng = np.random.default_rng(seed)
     return rng.dirichlet(np.full(num_symbols**horizon, 0.3))
-
-
-class ExactDenoiser:
-    """Conditionals of an enumerated distribution, as a `Denoise` that counts its calls."""
-
-    def __init__(self, probabilities: np.ndarray, sequences: np.ndarray, num_actions: int) -> None:
-        self.probabilities = torch.from_numpy(probabilities)
-        self.sequences = torch.from_numpy(sequences)
-        self.num_actions = num_actions
-        classes = self.sequences.clamp(max=num_actions)
-        self.indicator = torch.nn.functional.one_hot(classes, num_classes(num_actions)).double()
-        self.calls = 0
-        self.times: list[Tensor] = []
-
-    @classmethod
-    def over_all(cls, probabilities: np.ndarray, num_symbols: int, horizon: int) -> "ExactDenoiser":
-        sequences = np.array(list(itertools.product(range(num_symbols), repeat=horizon)))
-        return cls(probabilities, sequences, num_symbols)
-
-    def __call__(self, tokens: Tensor, time: Tensor | None, rows: Tensor | None) -> Tensor:
-        self.calls += 1
-        if time is not None:
-            self.times.append(time.clone())
-        masked = tokens == mask_token(self.num_actions)
-        agrees = (masked[:, None] | (tokens[:, None] == self.sequences)).all(-1)
-        weights = agrees * self.probabilities
-        marginals = torch.einsum("bn,nlc->blc", weights, self.indicator)
-        return (marginals / weights.sum(-1)[:, None, None]).log()
 
 
 def all_states(num_symbols: int, horizon: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The forward process: rates, exact counts, what may never be hidden (method table, 2 and 25)."""
+"""The forward process: rates, exact counts, what is never hidden (method table, tests 2, 25)."""
 
 import math
 
@@ -32,11 +32,14 @@ def plans(batch_size: int, horizon: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_bernoulli_masks_at_the_given_rate(rate: float) -> None:
-    free = torch.ones(200, 64, dtype=torch.bool)
-    free[:, ::4] = False
+    # Method table, test 2: 12 800 tokens that may be hidden, and some that may not.
+    free = torch.ones(200, 80, dtype=torch.bool)
+    free[:, ::5] = False
     masked = bernoulli_mask(torch.full((200, 1), rate), free, generator())
     count = int(free.sum())
-    # Four standard deviations: one in 16 000 runs would fail by chance, and the seed is fixed.
+    assert count == 12_800
+    # Four standard deviations, .0177 at a rate of .5: one in 16 000 runs would fail by chance,
+    # and the seed is fixed.
     bound = 4 * math.sqrt(rate * (1 - rate) / count)
     assert abs(int(masked.sum()) / count - rate) <= bound
     assert not (masked & ~free).any()
@@ -65,9 +68,20 @@ def test_counts_are_spread_evenly_over_the_batch() -> None:
     assert not (corrupted.counts[1].diff() >= 0).all()
 
 
+def test_independent_counts_are_uniform_and_not_spread_over_the_batch() -> None:
+    batch = torch.zeros(16_000, 16, dtype=torch.int64)
+    corruption = CountMasking(A, draws=1, full_draws=0, low_discrepancy=False)
+    counts = corruption(batch, LinearSchedule(), generator()).counts[0].bincount(minlength=17)
+    assert counts[0] == 0
+    # chi-square with 15 degrees of freedom exceeds 50 with probability 1.2e-5.
+    statistic = float(((counts[1:].double() - 1000) ** 2 / 1000).sum())
+    assert 0 < statistic < 50
+
+
 def test_time_is_the_schedules_time_of_the_realised_mask_rate() -> None:
     corrupted = CountMasking(A)(plans(32, 16), CosineSchedule(), generator())
     rate = corrupted.counts / corrupted.free
+    torch.testing.assert_close(corrupted.rate, rate)
     torch.testing.assert_close(
         CosineSchedule().mask_rate(corrupted.time), rate.float(), rtol=1e-5, atol=1e-6
     )
@@ -92,8 +106,18 @@ def test_frozen_positions_stay_visible_and_bear_no_loss(kind: type, pad_mode: st
         assert not corrupted.masked[:, batch == END].any()
 
 
+@pytest.mark.parametrize("kind", [CountMasking, BernoulliMasking])
+def test_a_frozen_end_stays_visible_in_every_pad_mode(kind: type) -> None:
+    batch = plans(8, 8)
+    frozen = torch.ones_like(batch, dtype=torch.bool)
+    for pad_mode in PAD_MODES:
+        corrupted = kind(A, pad_mode=pad_mode)(batch, LinearSchedule(), generator(), frozen)
+        assert corrupted.tokens.equal(batch.expand_as(corrupted.tokens))
+
+
 def test_only_predicted_ends_hide_how_long_a_plan_is() -> None:
-    # Method table, test 25: at t = 1 the net must not see the answer's length.
+    # Method table, test 25: at t = 1 the net must not see the answer's length. With visible PAD,
+    # the seed's way, it does: what is shown differs between any two lengths.
     batch = plans(16, 16)
     inputs = {
         mode: CountMasking(A, pad_mode=mode)(batch, LinearSchedule(), generator()).tokens[0]
@@ -101,7 +125,8 @@ def test_only_predicted_ends_hide_how_long_a_plan_is() -> None:
     }
     for mode in ("predict", "always_mask"):
         assert (inputs[mode] == MASK).all()
-    assert not (inputs["visible"] == MASK).all()
+    hidden = (inputs["visible"] == MASK).sum(-1)
+    assert hidden.equal(torch.arange(16) + 1)
 
 
 def test_rows_with_nothing_free_come_out_untouched() -> None:
@@ -119,6 +144,48 @@ def test_low_discrepancy_times_are_one_per_stratum() -> None:
     assert (strata == torch.arange(50)).all()
 
 
+def test_bernoulli_tells_the_rate_that_it_masked_at() -> None:
+    batch = torch.zeros(400, 50, dtype=torch.int64)
+    for uniform_in in ("mask_rate", "time"):
+        corrupted = BernoulliMasking(A, uniform_in=uniform_in)(batch, CosineSchedule(), generator())
+        torch.testing.assert_close(
+            CosineSchedule().mask_rate(corrupted.time), corrupted.rate, rtol=1e-4, atol=1e-6
+        )
+        share = corrupted.counts / 50
+        # Within 5 standard deviations of a share of 50 tokens: P < 1e-3 in 400 rows.
+        assert ((share - corrupted.rate).abs() < 5 * 0.5 / math.sqrt(50)).all()
+
+
+def test_clamped_times_pile_up_at_both_ends_as_in_the_seed() -> None:
+    batch = torch.zeros(4000, 2, dtype=torch.int64)
+    corruption = BernoulliMasking(
+        A, uniform_in="time", low_discrepancy=False, min_rate=0.25, clamped=True
+    )
+    time = corruption(batch, LinearSchedule(), generator()).time
+    assert time.min() == 0.25
+    assert time.max() == 0.75
+    for end in (0.25, 0.75):
+        # Four standard deviations of a share of 1/4 in 4000: P = 6e-5.
+        assert abs(float((time == end).float().mean()) - 0.25) < 4 * math.sqrt(0.1875 / 4000)
+
+
+def test_floor_bounds_the_weight_of_a_time() -> None:
+    # The figure of the method table, test 35; clipped at 1000 it would not change.
+    batch = torch.zeros(20_000, 2, dtype=torch.int64)
+    corruption = BernoulliMasking(A, uniform_in="time", weight_floor=1e-5)
+    corrupted = corruption(batch, CosineSchedule(), generator())
+    assert float(corrupted.time_weight.max()) == pytest.approx(702.5, abs=10)
+    assert corrupted.elbo_weight.max() <= corrupted.time_weight.max()
+
+
+@pytest.mark.parametrize("kind", [CountMasking, BernoulliMasking])
+@pytest.mark.parametrize("pad_mode", PAD_MODES)
+def test_an_empty_batch_stays_empty(kind: type, pad_mode: str) -> None:
+    corrupted = kind(A, draws=3, pad_mode=pad_mode)(plans(0, 8), LinearSchedule(), generator())
+    assert corrupted.tokens.shape == (3, 0, 8)
+    assert corrupted.counts.shape == corrupted.time.shape == (3, 0)
+
+
 def test_same_generator_same_masks() -> None:
     batch = plans(8, 16)
     first, second = (CountMasking(A)(batch, LinearSchedule(), generator(4)) for _ in range(2))
@@ -134,6 +201,8 @@ def test_same_generator_same_masks() -> None:
         (BernoulliMasking, {"uniform_in": "rate"}, "mask_rate"),
         (BernoulliMasking, {"min_rate": 1.0}, "0 <= min_rate < 1"),
         (BernoulliMasking, {"draws": 0}, "draws >= 1"),
+        (BernoulliMasking, {"weight_floor": -1e-5}, "weight_floor >= 0"),
+        (BernoulliMasking, {"clamped": True, "min_rate": 0.6}, "at most 0.5 with clamped=True"),
     ],
 )
 def test_bad_settings_are_refused(kind: type, arguments: dict, message: str) -> None:

@@ -10,19 +10,21 @@ from torch import Tensor
 
 from remdm.diffusion import draws
 from remdm.diffusion.decode import Decoder
+from remdm.diffusion.exact import room_paths, small_sudokus
 from remdm.diffusion.grids import UniformTime
 from remdm.diffusion.order import (
     EntropyOrder,
     MarginOrder,
     MaxProbOrder,
+    NoisyOrder,
     Order,
     PositionOrder,
     RandomOrder,
     SampledConfidenceOrder,
     positions_in_order,
 )
-from remdm.diffusion.remask import CapRemask, NoRemask, Remask, unmask_probability
-from remdm.diffusion.reveal import BernoulliReveal, CountReveal, EntropyBoundReveal
+from remdm.diffusion.remask import CapRemask, NoRemask, Remask
+from remdm.diffusion.reveal import BernoulliReveal, CountReveal, EntropyBoundReveal, ThresholdReveal
 from remdm.diffusion.sampler import Sampler
 from remdm.diffusion.step import Step
 from tests.diffusion.enumerated import (
@@ -90,8 +92,8 @@ def transition(denoiser: ExactDenoiser, remask: Remask, alpha_t: float, alpha_s:
     states = all_states(V, L)
     probs = denoiser(states, None, None).exp()
     step = step_of(states, probs, torch.zeros_like(states), alpha_t, alpha_s)
-    sigma, sigma_masked = remask.sigma(step)
-    unmask = min(1.0, max(0.0, unmask_probability(alpha_t, alpha_s, sigma_masked)))
+    sigma = 0.0 if isinstance(remask, NoRemask) else remask.sigma(step)
+    unmask = min(1.0, max(0.0, remask(step).unmask))
     masked = states == V
     stay = torch.nn.functional.one_hot(states, V + 1).double()
     visible = stay * (1 - sigma)
@@ -153,9 +155,15 @@ EXACT_SAMPLERS = {
         "reveal": EntropyBoundReveal(gamma=0.0),
         "order": MarginOrder(),
     },
+    "tau 1": {"reveal": ThresholdReveal(tau=1.0)},
     "count, random": {
         "reveal": CountReveal(),
         "order": RandomOrder(),
+        "grid": UniformTime(num_steps=L),
+    },
+    "count, margin with noise": {
+        "reveal": CountReveal(),
+        "order": NoisyOrder(scale=0.1),
         "grid": UniformTime(num_steps=L),
     },
     "bernoulli": {
@@ -244,12 +252,34 @@ def test_entropy_bound_reveals_the_longest_prefix_within_gamma() -> None:
         assert revealed[0].nonzero()[:, 0].tolist() == expected
 
 
+def test_a_threshold_decides_what_is_sure_and_at_least_one() -> None:
+    # Fast-dLLM (arXiv 2505.22618): every position above tau, else the first in order.
+    probs = torch.tensor([[[0.5, 0.5], [0.95, 0.05], [0.9, 0.1], [0.4, 0.6]]], dtype=torch.float64)
+    probs = torch.cat([probs, torch.zeros(1, 4, 1).double()], -1)
+    states = torch.full((1, 4), 2)
+    step = step_of(states, probs, torch.zeros_like(states), 0.0, 1.0)
+    positions = positions_in_order(step, MaxProbOrder().scores(step), split=0)
+    for tau, expected in ((0.97, [1]), (0.92, [1]), (0.85, [1, 2]), (0.55, [1, 2, 3])):
+        revealed = ThresholdReveal(tau=tau)(step, positions, 1.0)
+        assert revealed[0].nonzero()[:, 0].tolist() == expected
+    for logits, tau, calls in (
+        (torch.tensor([100.0, 0, 0, 0, 0]), 0.9, 1),
+        (torch.zeros(5), 0.0, 1),
+        (torch.zeros(5), 0.9, 9),
+    ):
+        sampler = Sampler(4, reveal=ThresholdReveal(tau=tau), decoder=Decoder())
+        sample = sampler.sample(
+            constant_model(logits), 3, 9, torch.Generator().manual_seed(0), allow_end=False
+        )
+        assert sample.nfe.tolist() == [calls] * 3
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_deciding_all_at_once_mixes_plans_that_exclude_each_other(fused: bool) -> None:
     # Method table, test 17: the 252 shortest ways across a 6x6 room, in one call.
-    paths = np.array([p for p in itertools.product(range(2), repeat=10) if sum(p) == 5])
+    paths = room_paths()
     assert len(paths) == 252
-    model = ExactDenoiser(np.full(252, 1 / 252), paths, 2)
+    model = ExactDenoiser(None, paths, 2)
     sampler = Sampler(2, reveal=EntropyBoundReveal(gamma=np.inf), decoder=Decoder(), fused=fused)
 
     def denoise(tokens: Tensor, time: Tensor, rows: Tensor | None) -> Tensor:
@@ -262,28 +292,12 @@ def test_deciding_all_at_once_mixes_plans_that_exclude_each_other(fused: bool) -
     assert abs(success - chance) <= 4 * (chance * (1 - chance) / 20_000) ** 0.5
 
 
-def shidoku_grids() -> np.ndarray:
-    """All 4x4 Sudoku grids as rows of 16 digits."""
-    rows = list(itertools.permutations(range(4)))
-    grids = []
-    for a, b in itertools.product(rows, rows):
-        if len({*a[:2], *b[:2]}) < 4:
-            continue
-        for c in rows:
-            if any(x in pair for x, pair in zip(c, zip(a, b, strict=True), strict=True)):
-                continue
-            missing = [({0, 1, 2, 3} - {a[i], b[i], c[i]}).pop() for i in range(4)]
-            if len({*c[:2], *missing[:2]}) == 4 and len(set(missing)) == 4:
-                grids.append((*a, *b, *c, *missing))
-    return np.array(grids)
-
-
-@pytest.mark.parametrize("order", [RandomOrder(), MarginOrder()])
+@pytest.mark.parametrize("order", [RandomOrder(), MarginOrder(), NoisyOrder()])
 def test_one_cell_per_call_solves_every_small_sudoku(order: Order) -> None:
     # Method table, test 18.
-    grids = shidoku_grids()
+    grids = small_sudokus()
     assert len(grids) == 288
-    model = ExactDenoiser(np.full(288, 1 / 288), grids, 4)
+    model = ExactDenoiser(None, grids, 4)
     sampler = Sampler(
         4, reveal=CountReveal(), order=order, grid=UniformTime(num_steps=16), decoder=Decoder()
     )

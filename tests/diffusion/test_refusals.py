@@ -4,11 +4,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from remdm.diffusion.grids import UniformTime
+from remdm.diffusion.grids import LoopGrid, SwitchGrid, UniformTime
 from remdm.diffusion.order import MarginOrder
-from remdm.diffusion.remask import CapRemask
-from remdm.diffusion.reveal import BernoulliReveal, CountReveal, EntropyBoundReveal
+from remdm.diffusion.presets import sampler_preset
+from remdm.diffusion.remask import CapRemask, IndependentRemask
+from remdm.diffusion.remask_counted import SwapRemask
+from remdm.diffusion.reveal import (
+    BernoulliReveal,
+    CountReveal,
+    EntropyBoundReveal,
+    RedecideReveal,
+    ThresholdReveal,
+)
 from remdm.diffusion.sampler import Sampler
+from remdm.diffusion.step import Step
 from tests.diffusion.test_sampler import A, RandomModel, generator
 
 
@@ -87,6 +96,38 @@ def test_logits_of_the_wrong_shape_are_refused() -> None:
             },
             "Sampler.order must be None",
         ),
+        ({"reveal": ThresholdReveal(), "grid": LoopGrid()}, "Sampler.grid must be None, got Loop"),
+        (
+            {"reveal": CountReveal(), "grid": LoopGrid()},
+            r"LoopGrid says when .* NoRemask never does: set Sampler\.remask = @RescaleRemask",
+        ),
+        ({"reveal": CountReveal(), "grid": SwitchGrid()}, "SwitchGrid says when"),
+        (
+            {
+                "reveal": BernoulliReveal(),
+                "grid": UniformTime(),
+                "remask": SwapRemask(),
+                "window_first": False,
+            },
+            r"which BernoulliReveal does not count: set Sampler\.reveal = @CountReveal",
+        ),
+        (
+            {
+                "reveal": RedecideReveal(),
+                "grid": UniformTime(),
+                "remask": CapRemask(),
+                "window_first": False,
+            },
+            r"set Sampler\.remask = @FadingRemask\(\) or @NoRemask\(\), got CapRemask",
+        ),
+        (
+            {
+                "reveal": CountReveal(),
+                "grid": UniformTime(num_steps=4),
+                "remask": CapRemask(redraws=9.0),
+            },
+            r"CapRemask\.redraws must be at most .* on this grid of 4 steps",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(parts: dict, message: str) -> None:
@@ -97,3 +138,36 @@ def test_parts_that_do_not_fit_are_refused(parts: dict, message: str) -> None:
 def test_negative_entropy_bound_is_refused() -> None:
     with pytest.raises(ValueError, match=r"must be at least 0, got -0\.1"):
         EntropyBoundReveal(gamma=-0.1)
+
+
+def test_more_steps_than_tokens_are_refused_where_steps_would_be_idle() -> None:
+    count = Sampler(A, reveal=CountReveal(), grid=UniformTime(num_steps=9))
+    with pytest.raises(ValueError, match=r"1 of 9 net calls .* UniformTime\.num_steps = 8"):
+        count.sample(RandomModel(4), 4, 8, generator())
+    assert (count.sample(RandomModel(4), 4, 9, generator()).nfe <= 9).all()
+    # With remasking, or where chance decides, a step beyond the horizon can do something.
+    for name in ("swap", "paper_mdlm", "readme_minihack"):
+        sampler_preset(name, A, num_denoise_steps=12).sample(RandomModel(4), 4, 8, generator())
+
+
+class Unlimited(IndependentRemask):
+    """A user's rule that forgets the bound."""
+
+    def sigma(self, step: Step) -> float:
+        return 0.9
+
+    def unmask(self, step: Step, sigma: Tensor | float) -> float:
+        return CapRemask().unmask(step, sigma)
+
+
+def test_a_rule_whose_sigma_is_above_its_bound_is_refused_when_it_samples() -> None:
+    sampler = Sampler(
+        A,
+        reveal=BernoulliReveal(),
+        remask=Unlimited(),
+        grid=UniformTime(num_steps=8),
+        window_first=False,
+    )
+    # From alpha 4/8 to 5/8 at most 3/4 may be masked again.
+    with pytest.raises(ValueError, match=r"sigma must be in \[0, 0\.75\] .* got 0\.9"):
+        sampler.sample(RandomModel(4), 4, 8, generator())

@@ -1,7 +1,5 @@
 """Remasking probabilities and the marginals they keep (method table, tests 3-5, 7 and 21)."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -14,10 +12,10 @@ from remdm.diffusion.remask import (
     NoRemask,
     Remask,
     RescaleRemask,
-    SeedRemask,
     sigma_max,
     unmask_probability,
 )
+from remdm.diffusion.remask_seed import FadingRemask, SeedRemask
 from remdm.diffusion.schedules import LinearSchedule, make_schedule
 from remdm.diffusion.step import Step
 
@@ -70,14 +68,13 @@ def test_uniform_remasking_keeps_the_marginals_of_the_forward_process(
     schedule: str, remask: Remask
 ) -> None:
     # Method table, test 4.
-    noise = make_schedule(schedule)
-    alphas = noise.alpha(UniformTime(num_steps=10).times(noise)).tolist()
-    realised = alphas[0]
-    for alpha_t, alpha_s in itertools.pairwise(alphas):
-        sigma, sigma_masked = remask.sigma(uniform_step(alpha_t, alpha_s))
-        unmask = unmask_probability(alpha_t, alpha_s, sigma_masked)
-        realised = realised * (1 - sigma) + (1 - realised) * unmask
-        assert abs(realised - alpha_s) <= 1e-12
+    steps = UniformTime(num_steps=10).steps(make_schedule(schedule))
+    realised = 0.0
+    for grid_step in steps:
+        step = uniform_step(grid_step.alpha_t, grid_step.alpha_s)
+        sigma = 0.0 if isinstance(remask, NoRemask) else remask.sigma(step)
+        realised = realised * (1 - sigma) + (1 - realised) * remask(step).unmask
+        assert abs(realised - grid_step.alpha_s) <= 1e-12
 
 
 def test_confidence_remasking_falls_behind_the_schedule_as_published() -> None:
@@ -85,9 +82,8 @@ def test_confidence_remasking_falls_behind_the_schedule_as_published() -> None:
     deficits, realised = [], 0.0
     for k in range(10):
         alpha_t, alpha_s = k / 10, (k + 1) / 10
-        _, sigma_masked = ConfRemask(eta=0.15).sigma(uniform_step(alpha_t, alpha_s))
+        unmask = ConfRemask(eta=0.15)(uniform_step(alpha_t, alpha_s)).unmask
         mean_sigma = 0.15 * sigma_max(alpha_t, alpha_s)
-        unmask = unmask_probability(alpha_t, alpha_s, sigma_masked)
         realised = realised * (1 - mean_sigma) + (1 - realised) * unmask
         deficits.append(realised - alpha_s)
     expected = [0, -0.0150, -0.0409, -0.0739, -0.1105, -0.1351, -0.1362, -0.1150, -0.0703, 0]
@@ -113,24 +109,24 @@ def test_the_reverse_step_is_the_posterior_of_a_forward_process() -> None:
 def test_confidence_remasking_prefers_doubtful_tokens_and_spends_at_most_eta() -> None:
     confidence = torch.tensor([[0.9, 0.2, 0.5, 0.1]], dtype=torch.float64)
     masked = torch.tensor([[False, False, False, True]])
-    sigma, _ = ConfRemask(eta=0.4).sigma(step_at(0.2, 0.3, confidence, masked))
+    sigma = ConfRemask(eta=0.4).sigma(step_at(0.2, 0.3, confidence, masked))
     expected = 0.4 * torch.softmax(-confidence[:, :3], -1)
     torch.testing.assert_close(sigma[:, :3], expected)
     assert float(sigma[0, 3]) == 0
-    nothing, _ = ConfRemask().sigma(step_at(0.2, 0.3, confidence, torch.ones_like(masked)))
+    nothing = ConfRemask().sigma(step_at(0.2, 0.3, confidence, torch.ones_like(masked)))
     assert (nothing == 0).all()
 
 
 def test_seed_remasking_grows_towards_the_end_and_stops_before_the_last_step() -> None:
     confidence = torch.tensor([[0.9, 0.2]], dtype=torch.float64)
     step = step_at(0.3, 0.4, confidence, torch.zeros(1, 2).bool())
-    assert float(SeedRemask(strategy="rescale", eta=0.5).sigma(step)[0]) == pytest.approx(0.2)
-    assert float(SeedRemask(strategy="cap", eta=0.5).sigma(step)[0]) == pytest.approx(0.4)
+    assert float(SeedRemask(strategy="rescale", eta=0.5).sigma(step)) == pytest.approx(0.2)
+    assert float(SeedRemask(strategy="cap", eta=0.5).sigma(step)) == pytest.approx(0.4)
     torch.testing.assert_close(
-        SeedRemask(strategy="conf", eta=0.5).sigma(step)[0], 0.2 * (1 - confidence)
+        SeedRemask(strategy="conf", eta=0.5).sigma(step), 0.2 * (1 - confidence)
     )
     step.index = 9
-    assert SeedRemask().sigma(step)[0] == 0.0
+    assert SeedRemask().sigma(step) == 0.0
 
 
 def count_remasked(name: str, **overrides: object) -> torch.Tensor:
@@ -152,6 +148,8 @@ def count_remasked(name: str, **overrides: object) -> torch.Tensor:
         ("head_2026_08", {"eta": 0.15}, 0.857),
         ("paper_rescale", {"eta": 0.5}, 64 * 1.0),
         ("paper_cap", {"eta": 0.15}, 64 * 0.52),
+        ("paper_rescale", {"redraws": 1.5}, 64 * 1.5),
+        ("paper_cap", {"redraws": 0.25}, 64 * 0.25),
     ],
 )
 def test_expected_number_of_remasked_tokens(
@@ -166,11 +164,51 @@ def test_expected_number_of_remasked_tokens(
     assert abs(float(counts.mean()) - expected) <= 4 * error + 0.002 * expected
 
 
-@pytest.mark.parametrize("kind", [CapRemask, RescaleRemask, ConfRemask, SeedRemask])
+@pytest.mark.parametrize("kind", [CapRemask, RescaleRemask, ConfRemask, SeedRemask, FadingRemask])
 @pytest.mark.parametrize("eta", [-0.1, 1.5])
 def test_eta_outside_the_unit_interval_is_refused(kind: type, eta: float) -> None:
     with pytest.raises(ValueError, match=rf"{kind.__name__}.eta must be in \[0, 1\], got {eta}"):
         kind(eta=eta)
+
+
+def test_fading_remasking_shrinks_to_nothing_in_the_last_step() -> None:
+    step = step_at(0.3, 0.4, torch.ones(1, 2).double(), torch.zeros(1, 2).bool())
+    assert FadingRemask(eta=0.5).sigma(step) == pytest.approx(0.5 * 0.6)
+    step.index = 9
+    assert FadingRemask(eta=0.5).sigma(step) == 0.0
+
+
+def test_a_sigma_above_its_bound_is_refused_with_the_bound() -> None:
+    # From alpha .5 to .8 at most .2 / .5 may be masked again (ReMDM eq. 7).
+    assert unmask_probability(0.5, 0.8, 0.4) == pytest.approx(1.0)
+    with pytest.raises(ValueError, match=r"sigma must be in \[0, 0\.4\] .* got 0\.41"):
+        unmask_probability(0.5, 0.8, 0.41)
+    with pytest.raises(ValueError, match="probability -"):
+        unmask_probability(0.5, 0.8, -0.7)
+
+
+@pytest.mark.parametrize("kind", [CapRemask, RescaleRemask])
+@pytest.mark.parametrize("redraws", [0.0, 0.3, 1.0])
+def test_redraws_are_what_the_sum_of_sigma_times_alpha_says(
+    kind: type[CapRemask], redraws: float
+) -> None:
+    # Method 1.7: expected draws per token are 1 + sum over steps of sigma_k alpha_k.
+    for schedule in ("linear", "cosine"):
+        steps = UniformTime(num_steps=10).steps(make_schedule(schedule))
+        solved = kind(redraws=redraws).fitted(steps)
+        assert solved.expected_redraws(solved.eta, steps) == pytest.approx(redraws, abs=1e-12)
+    half = RescaleRemask(redraws=1.0).fitted(UniformTime(num_steps=10).steps(LinearSchedule()))
+    # Rescale redraws 2 eta times on ten linear steps: sigma_max alpha is .1 ... .5 ... .1.
+    assert half.eta == pytest.approx(0.5, abs=0.01)
+
+
+def test_redraws_out_of_reach_name_the_most_that_can_be_had() -> None:
+    steps = UniformTime(num_steps=10).steps(LinearSchedule())
+    most = RescaleRemask().expected_redraws(1.0, steps)
+    with pytest.raises(ValueError, match=rf"redraws must be at most {most:.4g} .*10 steps.*got 5"):
+        RescaleRemask(redraws=5.0).fitted(steps)
+    with pytest.raises(ValueError, match=r"CapRemask\.redraws must be at least 0"):
+        CapRemask(redraws=-1.0)
 
 
 def test_unknown_seed_strategy_names_the_nearest() -> None:

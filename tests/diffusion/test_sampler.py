@@ -1,5 +1,7 @@
 """What every sampler must keep: END, locks, windows, exits (method table, 20, 26-30, 32)."""
 
+from types import NoneType
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,8 +11,15 @@ from remdm.diffusion.decode import Decoder
 from remdm.diffusion.grids import UniformAlpha, UniformTime
 from remdm.diffusion.order import RandomOrder
 from remdm.diffusion.presets import preset_knobs, preset_names, sampler_preset
-from remdm.diffusion.remask import CapRemask, ConfRemask, RescaleRemask, SeedRemask
-from remdm.diffusion.reveal import BernoulliReveal, CountReveal, EntropyBoundReveal
+from remdm.diffusion.remask import CapRemask, ConfRemask, RescaleRemask
+from remdm.diffusion.remask_counted import BudgetedConfRemask, PathRemask, SwapRemask
+from remdm.diffusion.remask_seed import FadingRemask, SeedRemask
+from remdm.diffusion.reveal import (
+    BernoulliReveal,
+    CountReveal,
+    EntropyBoundReveal,
+    RedecideReveal,
+)
 from remdm.diffusion.sampler import Sampler
 from remdm.diffusion.schedules import CosineSchedule
 from remdm.tokens import end_token, mask_token
@@ -50,27 +59,24 @@ class RandomModel:
         return logits
 
 
-def presets(num_denoise_steps: int) -> dict[str, Sampler]:
-    return {
-        name: sampler_preset(
-            name,
-            A,
-            **({"num_denoise_steps": num_denoise_steps} if "num_denoise_steps" in knobs else {}),
-        )
-        for name in preset_names()
-        for knobs in [preset_knobs(name)]
-    }
+def presets(num_denoise_steps: int, horizon: int = 64, **overrides: float) -> dict[str, Sampler]:
+    """All presets; the one that counts without remasking refuses more calls than tokens."""
+    samplers = {}
+    for name in preset_names():
+        steps = min(num_denoise_steps, horizon) if name == "count" else num_denoise_steps
+        knobs = {"num_denoise_steps": steps} if "num_denoise_steps" in preset_knobs(name) else {}
+        samplers[name] = sampler_preset(name, A, **knobs, **overrides)
+    return samplers
 
 
 @pytest.mark.parametrize("horizon", [1, 2, 8])
 def test_no_mask_survives_and_all_is_end_after_end(horizon: int) -> None:
     # Method table, tests 26 and 28: every preset, every number of steps up to horizon + 3.
+    model = RandomModel(6, end_bias=1.0)
     for num_steps in range(1, horizon + 4):
-        for name, sampler in presets(num_steps).items():
-            for window in {1, horizon, None}:
-                sample = sampler.sample(
-                    RandomModel(6, end_bias=1.0), 6, horizon, generator(), window=window
-                )
+        for name, sampler in presets(num_steps, horizon).items():
+            for window in {1, horizon}:
+                sample = sampler.sample(model, 6, horizon, generator(), window=window)
                 assert (sample.tokens != MASK).all(), name
                 ended = sample.tokens == END
                 assert (ended.long().diff(dim=-1) >= 0).all(), name
@@ -81,7 +87,17 @@ def test_no_mask_survives_and_all_is_end_after_end(horizon: int) -> None:
                 torch.testing.assert_close(sample.log_prob, sample.token_log_probs.sum(-1))
 
 
-REMASKERS = [CapRemask(eta=1.0), RescaleRemask(eta=1.0), ConfRemask(eta=1.0), SeedRemask(eta=1.0)]
+REMASKERS = [
+    CapRemask(eta=1.0),
+    RescaleRemask(eta=1.0),
+    ConfRemask(eta=1.0),
+    SeedRemask(eta=1.0),
+    FadingRemask(eta=1.0),
+    BudgetedConfRemask(eta=1.0),
+    SwapRemask(swaps=3),
+    SwapRemask(swaps=3, competitive=True),
+    PathRemask(eta=1.0),
+]
 
 
 @pytest.mark.parametrize("prefix", [0, 3, 10])
@@ -90,7 +106,11 @@ def test_locked_tokens_never_change(prefix: int, remask: object) -> None:
     # Method table, test 27.
     locked = torch.full((5, 10), MASK)
     locked[:, :prefix] = torch.randint(A, (5, prefix), generator=generator(2))
-    for reveal in (BernoulliReveal(), CountReveal()):
+    for reveal in (BernoulliReveal(), CountReveal(), RedecideReveal()):
+        if remask is not None and remask.needs_counts and not reveal.counts:
+            continue
+        if reveal.redecides and not isinstance(remask, (NoneType, SeedRemask, FadingRemask)):
+            continue
         sampler = Sampler(
             A, reveal=reveal, remask=remask, grid=UniformTime(num_steps=6), window_first=False
         )
@@ -128,7 +148,9 @@ def test_masks_left_follow_the_published_traces() -> None:
             "readme_minihack_greedy", A, num_denoise_steps=steps, early_exit=False
         )
         assert masks_left(greedy, 64) == left
-        still = sampler_preset("readme_minihack", A, num_denoise_steps=steps, eta=0.0)
+        still = sampler_preset(
+            "readme_minihack", A, num_denoise_steps=steps, eta=0.0, early_exit=False
+        )
         assert masks_left(still, 64) == left
     for steps, left in {
         5: [51, 38, 26, 13, 0],
@@ -166,12 +188,6 @@ def test_early_exit_gives_the_same_plans_with_fewer_calls(
     assert late.nfe.tolist() == [steps] * 4
 
 
-def test_remasking_samplers_use_all_their_steps() -> None:
-    sampler = sampler_preset("head_2026_08", A)
-    sample = sampler.sample(RandomModel(3), 3, 16, generator(), window=2)
-    assert sample.nfe.tolist() == [10] * 3
-
-
 @pytest.mark.parametrize("fused", [True, False])
 def test_window_exit_keeps_the_executed_tokens_of_the_full_run(fused: bool) -> None:
     # Without remasking a committed token never changes, so stopping early is exact for the window.
@@ -196,9 +212,9 @@ def test_tokens_beyond_the_window_are_a_guess_without_log_probability() -> None:
 def test_a_rows_plan_does_not_depend_on_its_batch() -> None:
     # Method table, test 32: with more rows beside it, compacted or not, bit for bit.
     model = RandomModel(96, end_bias=-0.5)
-    for name in ("default", "greedy", "readme_minihack"):
+    for name in preset_names():
         few, many, kept = (
-            sampler_preset(name, A, compact_below=compact).sample(
+            presets(8, 12, compact_below=compact)[name].sample(
                 model, rows, 12, generator(7), window=3
             )
             for rows, compact in ((5, 1.0), (96, 1.0), (96, 0.0))
@@ -280,7 +296,7 @@ def test_seed_and_paper_samplers_tell_the_nominal_time() -> None:
         ("head_2026_08", 1.0, 0.1),
     ):
         model = RandomModel(1)
-        sampler_preset(name, A).sample(model, 1, 16, generator())
+        sampler_preset(name, A, early_exit=False).sample(model, 1, 16, generator())
         assert float(model.times[0][0]) == pytest.approx(first)
         assert float(model.times[-1][0]) == pytest.approx(last)
 
@@ -294,6 +310,9 @@ def test_trace_accounts_for_every_change() -> None:
             assert (entry.revealed == (masked & ~now)).all(), name
             assert (entry.remasked == (~masked & now)).all(), name
             assert entry.confidence.max() <= 1, name
+            assert ((entry.believed >= 0) & (entry.believed <= END)).all(), name
+            # A row that had left the batch believes nothing.
+            assert (entry.believed == MASK).any(-1).equal(entry.confidence.amax(-1) == 0), name
             masked = now
         assert len(sample.trace) == int(sample.nfe.max()), name
 
