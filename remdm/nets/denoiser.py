@@ -5,6 +5,9 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 
 Context = tuple[Tensor, ...]
+OFFSET_KEY = "offset"
+"""Observation int64 [B]: number of executed actions at the front of the plan, for nets that are
+told; no environment gives it."""
 
 
 def select_rows(context: Context, rows: Tensor) -> Context:

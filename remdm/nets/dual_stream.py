@@ -5,7 +5,15 @@ per plan and the transformer runs again at every denoising step. Its shape, para
 initial values follow the seed (5,241,935 numbers with a head of 12 actions, 4,956,012 without the
 global stream). It has known weaknesses, kept on purpose: 8 pooled cells for the whole map, no
 memory, no coordinates relative to the agent, no norm before the head.
+
+`attention` says what observation tokens read. In the seed ("joint") they read the plan, so all that
+they become changes with every step. With "prefix" they read each other only; the diffusion time is
+added to plan tokens alone, so the observation's keys and values of every layer are made once per
+plan and are exact at all its steps. Both have the same parameters.
 """
+
+from collections.abc import Sequence
+from typing import cast
 
 import gin
 import torch
@@ -16,6 +24,7 @@ from remdm.maps import ArraySpec
 from remdm.nets.attention import attend
 from remdm.nets.denoiser import Context, Denoiser
 from remdm.nets.egocentric import egocentric_crop
+from remdm.registry import unknown_name_message
 from remdm.tokens import vocabulary_size
 
 NUM_GLYPHS = 6000  # rows of the glyph tables; NetHack has 5976
@@ -25,6 +34,9 @@ GLOBAL_GRID = (2, 4)  # cells that the whole map is pooled to
 INITIAL_GATE = -3.0  # global tokens start at sigmoid(-3) = 5 % of their size
 # Logit of END in a head that never learnt it; finite, so that it can be multiplied by 0.
 NEVER = -1e9
+ATTENTIONS = ("joint", "prefix")
+
+Projected = tuple[Tensor, Tensor, Tensor]
 
 
 class LocalStream(nn.Module):
@@ -95,13 +107,31 @@ class JointLayer(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, tokens, width] to the same."""
+        """[B, tokens, width] to the same; every token reads every token."""
+        return self.mix(x, *self.project(x))
+
+    def project(self, x: Tensor) -> Projected:
+        """Scaled queries, keys and values of tokens [B, tokens, width]: [B, heads, tokens, C]."""
         batch, count, width = x.shape
         head_width = width // self.num_heads
         split = self.qkv(self.norm(x)).view(batch, count, 3, self.num_heads, head_width)
         queries, keys, values = split.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = attend(queries * head_width**-0.5, keys, values)
-        x = x + self.out(mixed.transpose(1, 2).reshape(batch, count, width))
+        return queries * head_width**-0.5, keys, values
+
+    def mix(self, x: Tensor, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """The rest of the layer.
+
+        Args:
+            x: Tokens [B, tokens, width].
+            queries: Of these tokens, [B, heads, tokens, C].
+            keys: Of all tokens that they read, [B, heads, read, C].
+            values: The same.
+
+        Returns:
+            [B, tokens, width].
+        """
+        mixed = attend(queries, keys, values)
+        x = x + self.out(mixed.transpose(1, 2).reshape(x.shape))
         return x + self.hidden_out(F.gelu(self.hidden_in(self.hidden_norm(x))))
 
 
@@ -123,6 +153,7 @@ class DualStreamDenoiser(Denoiser):
         num_heads: int = 4,
         hidden: int = 1024,
         time_bins: int = 100,
+        attention: str = "joint",
         use_global_stream: bool = True,
         predict_end: bool = True,
         goal_loss_weight: float = 0.5,
@@ -137,13 +168,16 @@ class DualStreamDenoiser(Denoiser):
         num_heads: Attention heads.
         hidden: Channels inside the feed-forward networks.
         time_bins: Rows of the table of diffusion times.
+        attention: What observation tokens read: "joint", all tokens as in the seed, or "prefix",
+            each other only, so that they are computed once per plan. The same parameters mean
+            different nets under the two: train with the one that plans.
         use_global_stream: Whether the net sees more than its 9x9 crop.
         predict_end: Whether the head has a class for END; the seed's has none.
         goal_loss_weight: Weight of the goal head's loss; 0 leaves it untrained.
         goal_glyph: What the goal head looks for; NetHack's stairs down.
 
         Raises:
-            ValueError: If the observation has no glyphs.
+            ValueError: If the observation has no glyphs or `attention` is unknown.
         """
         super().__init__()
         missing = [key for key in self.observation_keys if key not in observation_spec]
@@ -153,6 +187,11 @@ class DualStreamDenoiser(Denoiser):
                 f"{', '.join(self.observation_keys)}; missing: {', '.join(missing)}. "
                 "Choose another DiffusionPlannerAgent.denoiser_type."
             )
+        if attention not in ATTENTIONS:
+            raise ValueError(
+                unknown_name_message("DualStreamDenoiser.attention", attention, ATTENTIONS)
+            )
+        self.attention = attention
         self.num_actions = num_actions
         self.plan_horizon = plan_horizon
         self.predicts_end = predict_end
@@ -167,22 +206,39 @@ class DualStreamDenoiser(Denoiser):
         self.tokens = nn.Embedding(vocabulary_size(num_actions), width)
         self.times = nn.Embedding(time_bins, width)
         self.positions = nn.Embedding(plan_horizon, width)
-        self.layers = nn.ModuleList(JointLayer(width, num_heads, hidden) for _ in range(num_layers))
+        layers = nn.ModuleList(JointLayer(width, num_heads, hidden) for _ in range(num_layers))
+        self.layers = cast("Sequence[JointLayer]", layers)  # a ModuleList does not say of what
         self.head = nn.Linear(width, num_actions + int(predict_end))
 
     def encode(self, observations: dict[str, Tensor]) -> Context:
-        """Observation tokens [B, 9, width] and the goal head's guess [B, 2].
+        """What `denoise` reads, and last, with a global stream, the goal head's guess [B, 2].
 
-        Without global stream the token [B, 1, width] alone.
+        First come, for joint attention, the observation tokens [B, M, width], M = 9 or 1 without
+        global stream; for prefix attention, keys and values of those tokens in each layer,
+        (keys_0, .., values_0, ..), each [B, heads, M, C].
         """
         glyphs = observations["glyphs"].to(torch.int32)
         crop = egocentric_crop(glyphs, observations["position"], LOCAL_SIZE, LOCAL_PADDING)
-        local = self.local_stream(crop)
-        if self.global_stream is None:
-            return (local,)
-        whole = self.global_stream(glyphs)
-        gated = whole * torch.sigmoid(self.gate).to(whole.dtype)
-        return torch.cat([local, gated], 1), self.goal_head(whole.mean(1))
+        tokens: Tensor = self.local_stream(crop)
+        guess: Context = ()
+        if self.global_stream is not None:
+            whole = self.global_stream(glyphs)
+            tokens = torch.cat([tokens, whole * torch.sigmoid(self.gate).to(whole.dtype)], 1)
+            guess = (self.goal_head(whole.mean(1)),)
+        if self.attention == "joint":
+            return (tokens, *guess)
+        return (*self._keys_values(tokens), *guess)
+
+    def _keys_values(self, tokens: Tensor) -> Context:
+        """Keys, then values, of observation tokens [B, M, width] that read each other only."""
+        last = len(self.layers) - 1
+        ready = []
+        for index, layer in enumerate(self.layers):
+            projected = layer.project(tokens)
+            ready.append(projected[1:])
+            if index < last:  # what leaves the last layer is read by nobody
+                tokens = layer.mix(tokens, *projected)
+        return (*(keys for keys, _ in ready), *(values for _, values in ready))
 
     def denoise(self, context: Context, zt: Tensor, t: Tensor | float | None = None) -> Tensor:
         """See `Denoiser.denoise`; `t` is cut into `time_bins` equal bins.
@@ -192,19 +248,35 @@ class DualStreamDenoiser(Denoiser):
         """
         if t is None:
             raise ValueError("DualStreamDenoiser reads the diffusion time; pass t.")
-        leading = zt.shape[:-1]
         # The guard keeps 0.29 * 100 = 28.999998 in bin 29.
         time = torch.as_tensor(t, dtype=torch.float32, device=zt.device) * self.time_bins + 1e-4
-        bins = time.to(torch.int64).clamp(0, self.time_bins - 1).expand(leading)
+        bins = time.to(torch.int64).clamp(0, self.time_bins - 1).expand(zt.shape[:-1])
         plan = self.tokens(zt) + self.times(bins)[..., None, :] + self.positions.weight
-        seen = context[0].expand(*leading, -1, -1)
-        x = torch.cat([seen.to(plan.dtype), plan], -2).flatten(0, -3)
-        for layer in self.layers:
-            x = layer(x)
-        logits = self.head(x[:, -self.plan_horizon :]).float()
+        read = self._read_jointly if self.attention == "joint" else self._read_prefix
+        logits = self.head(read(context, plan)).float()
         if not self.predicts_end:
             logits = F.pad(logits, (0, 1), value=NEVER)
         return logits.view(*zt.shape, self.num_actions + 1)
+
+    def _read_jointly(self, context: Context, plan: Tensor) -> Tensor:
+        """Plan tokens [.., B, H, width] after all layers beside the observation tokens' own."""
+        seen = context[0].expand(*plan.shape[:-2], -1, -1)
+        x = torch.cat([seen.to(plan.dtype), plan], -2).flatten(0, -3)
+        for layer in self.layers:
+            x = layer(x)
+        return x[:, -self.plan_horizon :]
+
+    def _read_prefix(self, context: Context, plan: Tensor) -> Tensor:
+        """Plan tokens [.., B, H, width] after all layers; the observation's are ready-made."""
+        count, x = len(self.layers), plan.flatten(0, -3)
+        for index, layer in enumerate(self.layers):
+            queries, *own = layer.project(x)
+            keys, values = (
+                torch.cat([_repeated(ready, plan).to(mine.dtype), mine], 2)
+                for ready, mine in zip(context[index : 2 * count : count], own, strict=True)
+            )
+            x = layer.mix(x, queries, keys, values)
+        return x
 
     def auxiliary_loss(
         self, context: Context, observations: dict[str, Tensor]
@@ -213,8 +285,15 @@ class DualStreamDenoiser(Denoiser):
         if self.global_stream is None or not self.goal_loss_weight:
             return {}
         target, visible = goal_position(observations["glyphs"], self.goal_glyph)
-        error = (context[1].float() - target).square().mean(1) * visible
+        error = (context[-1].float() - target).square().mean(1) * visible
         return {"goal_loss": self.goal_loss_weight * error.sum() / visible.sum().clamp_min(1.0)}
+
+
+def _repeated(ready: Tensor, plan: Tensor) -> Tensor:
+    """[B, heads, M, C] for every draw of plans [.., B, H, width]: [rows, heads, M, C]."""
+    if plan.ndim == 3:
+        return ready
+    return ready.expand(*plan.shape[:-2], *ready.shape[1:]).flatten(0, -4)
 
 
 def goal_position(glyphs: Tensor, goal_glyph: int) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from remdm.maps import NUM_TERRAINS, ArraySpec
 from remdm.nets.attention import DecoderLayer, SharedKeysValues
-from remdm.nets.denoiser import Context, Denoiser
+from remdm.nets.denoiser import OFFSET_KEY, Context, Denoiser
 from remdm.nets.egocentric import (
     FEATURE_KEYS,
     NUM_BLOCKED,
@@ -163,9 +163,12 @@ class EgoDenoiser(Denoiser):
 
     The best denoiser of masked tokens does not depend on the time (reference: Zheng et al. 2024,
     arXiv:2409.02908), so the observation's keys and values are exact for every denoising step.
+
+    Where the observation has an `offset`, the number of executed actions at the front of the plan,
+    it becomes one more observation token.
     """
 
-    observation_keys = FEATURE_KEYS
+    observation_keys: tuple[str, ...] = FEATURE_KEYS
 
     def __init__(
         self,
@@ -207,10 +210,24 @@ class EgoDenoiser(Denoiser):
         # accuracy after 300 updates.
         nn.init.normal_(self.head.weight, std=HEAD_SCALE)
         nn.init.zeros_(self.head.bias)
+        self.offsets: nn.Parameter | None = None
+        if OFFSET_KEY in observation_spec:  # last, so that all else starts as without it
+            self.observation_keys = (*FEATURE_KEYS, OFFSET_KEY)
+            self.offsets = nn.Parameter(torch.randn(plan_horizon, width) * TOKEN_SCALE)
 
     def encode(self, observations: dict[str, Tensor]) -> Context:
-        """Keys and values per decoder layer: (keys_0, .., values_0, ..), each [B, heads, ..]."""
-        keys, values = self.memory(self.encoder(observations))
+        """Keys and values per decoder layer: (keys_0, .., values_0, ..), each [B, heads, ..].
+
+        Where `offset` is known to the net and missing in the observation, it is 0.
+        """
+        tokens = self.encoder(observations)
+        if self.offsets is not None:
+            offset = observations.get(OFFSET_KEY)
+            if offset is None:
+                offset = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
+            told = self.offsets[offset.long()].to(tokens.dtype)
+            tokens = torch.cat([tokens, told[:, None]], 1)
+        keys, values = self.memory(tokens)
         return (*keys.unbind(0), *values.unbind(0))
 
     def denoise(self, context: Context, zt: Tensor, t: Tensor | float | None = None) -> Tensor:

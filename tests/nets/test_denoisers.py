@@ -20,6 +20,7 @@ SPEC = map_observation_spec(21, 79)
 NETS = {
     "ego": EgoDenoiser,
     "dual_stream": partial(DualStreamDenoiser, num_layers=2),
+    "prefix": partial(DualStreamDenoiser, num_layers=2, attention="prefix"),
     "local_only": partial(DualStreamDenoiser, num_layers=2, use_global_stream=False),
 }
 

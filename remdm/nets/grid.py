@@ -1,0 +1,156 @@
+"""A small denoiser of plans on a grid, for benchmarks that need no game.
+
+The encoder is a recurrent network on the cells of a grid: all cells repeat the same update, in
+which each hears those of its four neighbours that it can step to. What can be found out by passing
+word from cell to cell, such as which corridors end dead or how far the start is, can be learnt in
+ten thousand numbers and holds for every level.
+
+Axes in this file: B states, R rows, N columns, F marks of a cell, C channels of a cell.
+"""
+
+import gin
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from remdm.maps import ArraySpec
+from remdm.nets.attention import DecoderLayer, SharedKeysValues
+from remdm.nets.denoiser import Context, Denoiser
+from remdm.tokens import vocabulary_size
+
+OBSERVATION_KEYS = ("passages", "marks")
+TOKEN_SCALE = 0.3  # of tokens and positions alike; see `remdm.nets.ego`
+HEAD_SCALE = 0.05
+CLOCK_SCALE = 0.1
+
+
+@gin.configurable(module="remdm", denylist=["rows", "columns", "num_marks", "width"])
+class GridEncoder(nn.Module):
+    """One token per cell after a number of equal updates."""
+
+    def __init__(
+        self,
+        rows: int,
+        columns: int,
+        num_marks: int,
+        width: int,
+        *,
+        channels: int = 32,
+        num_updates: int = 24,
+    ) -> None:
+        """Args:
+        rows: Of the grid.
+        columns: Of the grid.
+        num_marks: Features of a cell besides its passages.
+        width: Channels of a token.
+        channels: Channels of a cell's state.
+        num_updates: Updates of every cell: word travels as many cells. 0 reads each cell alone.
+        """
+        super().__init__()
+        features = 4 + num_marks
+        self.start = nn.Linear(features, channels)
+        self.gates = nn.Linear(features, 4 * channels)
+        self.inputs = nn.Linear(features, 2 * channels)
+        self.mix = nn.Linear(2 * channels, 2 * channels, bias=False)
+        self.clock = nn.Parameter(torch.randn(num_updates, 2 * channels) * CLOCK_SCALE)
+        self.tokens = nn.Linear(channels, width)
+        self.positions = nn.Parameter(torch.randn(rows * columns, width) * TOKEN_SCALE)
+
+    def forward(self, passages: Tensor, marks: Tensor) -> Tensor:
+        """Encode a batch of grids.
+
+        Args:
+            passages: [B, R, N, 4] of any dtype: 1 where one can step north, east, south, west.
+            marks: [B, R, N, F] of any dtype.
+
+        Returns:
+            Tokens [B, R * N, width].
+        """
+        # States last but one: a neighbour's state is then one block of memory.
+        grid = torch.cat([passages, marks], -1).to(self.positions.dtype).permute(1, 2, 0, 3)
+        state = torch.tanh(self.start(grid))
+        gates = torch.sigmoid(self.gates(grid)).unflatten(-1, (4, -1)) * grid[..., :4, None]
+        north, east, south, west = gates.unbind(-2)
+        inputs = self.inputs(grid)
+        for tick in self.clock:
+            wide = F.pad(state, (0, 0, 0, 0, 1, 1, 1, 1))  # nothing is heard from beyond the edge
+            heard = wide[:-2, 1:-1] * north + wide[2:, 1:-1] * south
+            heard = heard + wide[1:-1, 2:] * east + wide[1:-1, :-2] * west
+            keep, new = (self.mix(torch.cat([heard, state], -1)) + inputs + tick).chunk(2, -1)
+            state = torch.lerp(torch.tanh(new), state, torch.sigmoid(keep))
+        return self.tokens(state).flatten(0, 1).transpose(0, 1) + self.positions
+
+
+@gin.configurable(module="remdm", denylist=["observation_spec", "num_actions", "plan_horizon"])
+class GridDenoiser(Denoiser):
+    """Plan tokens that attend to each other and to the cells of a grid; no time input."""
+
+    observation_keys = OBSERVATION_KEYS
+
+    def __init__(
+        self,
+        observation_spec: dict[str, ArraySpec],
+        num_actions: int,
+        plan_horizon: int,
+        *,
+        width: int = 64,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        hidden: int = 128,
+        encoder_type: type[GridEncoder] = GridEncoder,
+        layer_type: type[DecoderLayer] = DecoderLayer,
+    ) -> None:
+        """Args:
+            observation_spec: Arrays of one observation; must hold "passages" [R, N, 4] and
+                "marks" [R, N, F], see `GridEncoder`.
+            num_actions: Size of the action set.
+            plan_horizon: Tokens per plan.
+            width: Channels of a token.
+            num_layers: Decoder layers.
+            num_heads: Attention heads.
+            hidden: Channels inside the feed-forward networks.
+            encoder_type: Makes tokens of `width` channels.
+            layer_type: Decoder layer; `CausalLayer` makes the autoregressive twin.
+
+        Raises:
+            ValueError: If the observations hold no such grid.
+        """
+        super().__init__()
+        shapes = [
+            observation_spec[key].shape for key in OBSERVATION_KEYS if key in observation_spec
+        ]
+        if [len(shape) for shape in shapes] != [3, 3] or shapes[0] != (*shapes[1][:2], 4):
+            raise ValueError(
+                'GridDenoiser needs the observation arrays "passages" [rows, columns, 4] and '
+                f'"marks" [rows, columns, features], got {observation_spec}. Choose another '
+                "DiffusionPlannerAgent.denoiser_type."
+            )
+        self.num_actions = num_actions
+        self.plan_horizon = plan_horizon
+        rows, columns, num_marks = shapes[1]
+        self.encoder = encoder_type(rows, columns, num_marks, width)
+        self.memory = SharedKeysValues(width, num_heads, num_layers)
+        self.plan_tokens = nn.Parameter(
+            torch.randn(vocabulary_size(num_actions), width) * TOKEN_SCALE
+        )
+        self.plan_positions = nn.Parameter(torch.randn(plan_horizon, width) * TOKEN_SCALE)
+        self.layers = nn.ModuleList(layer_type(width, num_heads, hidden) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, num_actions + 1)
+        nn.init.normal_(self.head.weight, std=HEAD_SCALE)
+        nn.init.zeros_(self.head.bias)
+
+    def encode(self, observations: dict[str, Tensor]) -> Context:
+        """Keys and values per decoder layer: (keys_0, .., values_0, ..), each [B, heads, ..]."""
+        keys, values = self.memory(self.encoder(*(observations[key] for key in OBSERVATION_KEYS)))
+        return (*keys.unbind(0), *values.unbind(0))
+
+    def denoise(self, context: Context, zt: Tensor, t: Tensor | float | None = None) -> Tensor:
+        """See `Denoiser.denoise`; `t` is not read."""
+        count = len(self.layers)
+        tokens = zt[:, None] if zt.ndim == 2 else zt.transpose(0, 1)
+        plan = F.embedding(tokens, self.plan_tokens) + self.plan_positions
+        for layer, keys, values in zip(self.layers, context[:count], context[count:], strict=True):
+            plan = layer(plan, keys, values)
+        logits = self.head(self.norm(plan)).float()
+        return logits[:, 0] if zt.ndim == 2 else logits.transpose(0, 1)
