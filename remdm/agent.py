@@ -1,18 +1,29 @@
-"""Agents: a loss to learn by, and a plan for an observation.
+"""The planner: whole plans by masked diffusion.
 
-`BaseAgent` is what `Experiment` trains and what roll-outs ask. `DiffusionPlannerAgent` writes whole
-plans by masked diffusion. The observation is encoded once per plan; every denoising step and, in
-training, every corrupted draw of the plan reads that one encoding.
+The observation is encoded once per plan; every denoising step and, in training, every corrupted
+draw of the plan reads that one encoding. How a plan hangs on what was executed before is told in
+`remdm.anchors`; the rest of what a plan can be conditioned on is off unless a config asks for it.
 """
 
-from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any
 
 import gin
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from remdm.anchors import token_mask_behind, with_past, without_prefix
+from remdm.base_agent import BaseAgent as BaseAgent
+from remdm.base_agent import DenoiserAgent, PlanRequest, check_replan_every
+from remdm.base_agent import Observations as Observations
+from remdm.conditioning import (
+    check_anchor,
+    check_conditioning,
+    hazards,
+    joined,
+    usable_start,
+)
 from remdm.data.batch import Batch
 from remdm.diffusion import (
     CountMasking,
@@ -20,171 +31,27 @@ from remdm.diffusion import (
     MaskedLoss,
     NoiseSchedule,
     PlanSample,
+    Sampler,
     sampler_preset,
 )
+from remdm.diffusion.candidates import best_of
 from remdm.diffusion.corruption import Corruption
+from remdm.diffusion.guidance import Guidance
+from remdm.diffusion.interface import Denoise, NonFiniteLogitsError
+from remdm.diffusion.scorers import Scorer
+from remdm.diffusion.warm_start import WarmStart
 from remdm.maps import ArraySpec
 from remdm.nets.autocast import InferencePrecision
-from remdm.nets.denoiser import Context, Denoiser, select_rows
+from remdm.nets.compiled import CompiledDenoise
+from remdm.nets.denoiser import OFFSET_KEY, Context, Denoiser
+from remdm.nets.diagnosis import first_fault
 from remdm.nets.ego import EgoDenoiser
-from remdm.nets.threads import on_one_thread
-from remdm.planning_constraints import allowed_first_actions, heat
-
-Observations = dict[str, np.ndarray] | dict[str, Tensor]
-
-
-class BaseAgent(nn.Module, ABC):
-    """A network that learns from labelled observations and plans for new ones.
-
-    Attributes:
-        plan_horizon: Tokens per plan.
-        replan_every: Actions of a plan that are executed before the next plan is made.
-        num_actions: Size of the action set.
-        observation_keys: Names of the observation arrays that `plan` and `loss` read.
-        action_constraints: Whether plans keep to `planning_constraints.allowed_first_actions`.
-        loop_breaker: Whether `plan` wants `repeats`.
-    """
-
-    plan_horizon: int
-    replan_every: int
-    num_actions: int
-    observation_keys: tuple[str, ...]
-    action_constraints: bool = False
-    loop_breaker: bool = False
-
-    @abstractmethod
-    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """What training minimises.
-
-        Args:
-            batch: Labelled observations on this module's device.
-            generator: Source of randomness.
-
-        Returns:
-            A scalar, and detached scalars to log.
-        """
-
-    @abstractmethod
-    def plan(
-        self,
-        observations: Observations,
-        generator: torch.Generator,
-        *,
-        greedy: bool = False,
-        collecting: bool = False,
-        repeats: np.ndarray | None = None,
-    ) -> PlanSample:
-        """Write a plan for each of N observations.
-
-        Args:
-            observations: By name [N, ...]; arrays that are not read may be missing.
-            generator: Source of randomness; each row gets a stream of its own.
-            greedy: Take the most likely tokens instead of drawing them.
-            collecting: The plan is for collecting training data, not for playing.
-            repeats: int64 [N]: plans already made in the same state, from
-                `remdm.planning_constraints.PlanMemory.count`; read only by a loop breaker.
-
-        Returns:
-            N plans on this module's device.
-        """
-
-    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """`loss`, so that wrappers of a module's call (precision, processes) see it."""
-        return self.loss(batch, generator)
-
-    def heat(self, repeats: np.ndarray | None, device: torch.device) -> Tensor | None:
-        """Factor on the temperature, float32 [N, 1, 1]; None without a loop breaker."""
-        if repeats is None or not self.loop_breaker:
-            return None
-        return torch.from_numpy(heat(repeats)[:, None, None]).to(device)
-
-    def first_token_mask(self, observations: Observations, device: torch.device) -> Tensor | None:
-        """Classes allowed first, bool [N, num_actions + 1]; None without constraints."""
-        if not self.action_constraints:
-            return None
-        arrays = {key: np.asarray(value) for key, value in observations.items()}
-        allowed = allowed_first_actions(arrays)
-        end = np.ones((len(allowed), 1), np.bool_)
-        return torch.from_numpy(np.concatenate([allowed, end], 1)).to(device)
-
-    def on_device(self, observations: Observations) -> dict[str, Tensor]:
-        """The arrays this agent reads, as tensors beside its parameters.
-
-        Raises:
-            ValueError: If one is missing.
-        """
-        missing = [key for key in self.observation_keys if key not in observations]
-        if missing:
-            raise ValueError(
-                f"{type(self).__name__} reads {', '.join(self.observation_keys)}; the observation "
-                f"lacks {', '.join(missing)}. Choose another DiffusionPlannerAgent.denoiser_type."
-            )
-        device = next(self.parameters()).device
-        return {key: _as_tensor(observations[key]).to(device) for key in self.observation_keys}
-
-
-def _as_tensor(value: np.ndarray | Tensor) -> Tensor:
-    if isinstance(value, Tensor):
-        return value
-    # torch cannot wrap read-only or negatively strided memory.
-    if not value.flags.writeable or not value.flags.c_contiguous:
-        value = value.copy()
-    return torch.from_numpy(value)
-
-
-def check_replan_every(agent: str, replan_every: int, plan_horizon: int) -> None:
-    """Raise ValueError unless 1 <= replan_every <= plan_horizon."""
-    if not 1 <= replan_every <= plan_horizon:
-        raise ValueError(
-            f"replan_every must be in 1..plan_horizon={plan_horizon}, got {replan_every}; "
-            f"set {agent}.replan_every lower or {agent}.plan_horizon higher."
-        )
-
-
-class PlanDenoiser:
-    """The network as a sampler sees it: bound to the encoding of N observations."""
-
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        context: Context,
-        precision: InferencePrecision,
-        heat: Tensor | None = None,
-    ) -> None:
-        """Args:
-        denoiser: The network.
-        context: Its encoding of N observations.
-        precision: Of the calls.
-        heat: float32 [N, 1, 1] extra factor on the sampler's temperature, or None.
-        """
-        self.denoiser = denoiser
-        self.context = context
-        self.precision = precision
-        self.heat = heat
-        self._rows: Tensor | None = None
-        self._part: Context = ()
-        self._part_heat = heat
-
-    def __call__(self, tokens: Tensor, time: Tensor, rows: Tensor | None) -> Tensor:
-        """See `remdm.diffusion.Denoise`."""
-        if rows is not self._rows or not self._part:
-            self._select(rows, self.precision.is_low(tokens.numel()))
-        with self.precision.denoising(tokens.numel()):
-            logits = self.denoiser.denoise(self._part, tokens, time)
-        return logits if self._part_heat is None else logits / self._part_heat
-
-    def _select(self, rows: Tensor | None, low: bool) -> None:
-        """Keep the part of the encoding that the next calls read, in the precision they use."""
-        self._rows = rows
-        part, self._part_heat = self.context, self.heat
-        if rows is not None:
-            part = select_rows(part, rows)
-            self._part_heat = None if self.heat is None else self.heat[rows]
-        self._part = part if low else tuple(value.float() for value in part)
+from remdm.plan_denoiser import PlanDenoiser as PlanDenoiser
+from remdm.tokens import mask_token
 
 
 @gin.configurable(module="remdm", denylist=["observation_spec", "num_actions"])
-class DiffusionPlannerAgent(BaseAgent):
+class DiffusionPlannerAgent(DenoiserAgent):
     """Plans by denoising a row of MASK tokens; learns by filling in masked tokens of labels."""
 
     def __init__(
@@ -203,9 +70,18 @@ class DiffusionPlannerAgent(BaseAgent):
         sampler_greedy: str = "greedy",
         sampler_options: dict[str, Any] | None = None,
         sampler_collect_options: dict[str, Any] | None = None,
+        inpaint_anchor: str = "none",
+        aligned_share: float = 0.5,
+        condition_dropout: float = 0.0,
+        guidance_type: type[Guidance] | None = None,
+        candidates: int = 1,
+        scorer_type: type[Scorer] | None = None,
+        warm_start_type: type[WarmStart] | None = None,
+        physics_penalty: bool = False,
         action_constraints: bool = False,
         loop_breaker: bool = False,
         autocast_inference: str = "auto",
+        compile_denoise: bool = False,
     ) -> None:
         """Args:
             observation_spec: Arrays of one observation.
@@ -221,23 +97,45 @@ class DiffusionPlannerAgent(BaseAgent):
             sampler_greedy: Preset behind `plan(greedy=True)`.
             sampler_options: Knobs of `sampler` unlike the preset's, as {"temperature": 1.0}.
             sampler_collect_options: The same for `sampler_collect`.
+            inpaint_anchor: How a plan hangs on the actions before it: "none", "legacy" or
+                "aligned"; see `remdm.anchors`. With the last two the whole plan is decided.
+            aligned_share: Share of training samples with a prefix of past actions; only
+                "aligned" reads it.
+            condition_dropout: Share of training samples whose encoding is zeroed, so that the
+                net learns to plan without an observation.
+            guidance_type: Classifier-free guidance; needs `condition_dropout`. None for none.
+            candidates: Plans drawn for each one that is played; the best is kept.
+            scorer_type: What says which candidate is best. None where there is one.
+            warm_start_type: Begins with a part of the last plan, whose tokens are all decided
+                then. None begins with MASK.
+            physics_penalty: While denoising, doubt moves that the remembered map speaks against;
+                see `remdm.planning_constraints.hazardous_moves`.
             action_constraints: Never plan a first action that the remembered map rules out.
             loop_breaker: Plan more randomly each time the same state comes back.
             autocast_inference: "bfloat16", "off" or "auto": bfloat16 where the processor
                 multiplies it fast and the batch is not tiny.
+            compile_denoise: Plan with compiled denoising calls; see `remdm.nets.compiled`.
 
         Raises:
-            ValueError: If `replan_every` is outside 1..plan_horizon or a name is unknown.
+            ValueError: If `replan_every` is outside 1..plan_horizon, a name is unknown, or what
+                is switched on does not fit together.
         """
         super().__init__()
         check_replan_every("DiffusionPlannerAgent", replan_every, plan_horizon)
+        check_anchor(inpaint_anchor, aligned_share)
         self.num_actions = num_actions
         self.plan_horizon = plan_horizon
         self.replan_every = replan_every
         # One token more than is executed: it directs a KICK or OPEN at the last executed place.
         self.window = min(replan_every + 1, plan_horizon)
-        self.denoiser = denoiser_type(observation_spec, num_actions, plan_horizon)
-        self.observation_keys = self.denoiser.observation_keys
+        self.inpaint_anchor = inpaint_anchor
+        self.aligned_share = aligned_share
+        seen = observation_spec
+        if inpaint_anchor == "aligned":
+            self.past_actions = plan_horizon - 1
+            seen = observation_spec | {OFFSET_KEY: ArraySpec((), np.dtype(np.int64))}
+        self.denoiser = denoiser_type(seen, num_actions, plan_horizon)
+        self.observation_keys = tuple(k for k in self.denoiser.observation_keys if k != OFFSET_KEY)
         self.schedule = schedule_type()
         self.corruption = corruption_type(num_actions)
         self.masked_loss = loss_type(num_actions)
@@ -246,51 +144,185 @@ class DiffusionPlannerAgent(BaseAgent):
             sampler_collect, num_actions, **(sampler_collect_options or {})
         )
         self.sampler_greedy = sampler_preset(sampler_greedy, num_actions)
+        self.condition_dropout = condition_dropout
+        self.guidance = None if guidance_type is None else guidance_type()
+        self.candidates = candidates
+        self.scorer = None if scorer_type is None else scorer_type()
+        self.warm_start = None if warm_start_type is None else warm_start_type()
+        self.physics_penalty = physics_penalty
         self.action_constraints = action_constraints
         self.loop_breaker = loop_breaker
+        self.reads_continuation = inpaint_anchor != "none" or self.warm_start is not None
         self.autocast_inference = InferencePrecision.checked(autocast_inference)
+        self.compiled = CompiledDenoise() if compile_denoise else None
+        check_conditioning(self, observation_spec)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy on masked tokens of several corrupted draws per label; see `BaseAgent`."""
+        """Cross-entropy on masked tokens of several corrupted draws per label; see `BaseAgent`.
+
+        Raises:
+            ValueError: If an aligned agent gets a batch without past actions.
+        """
         observations = self.on_device(batch.observations)
-        corrupted = self.corruption(batch.plans, self.schedule, generator)
+        plans, frozen = batch.plans, None
+        if self.inpaint_anchor == "aligned":
+            plans, offsets = self._behind_past(batch, generator)
+            frozen = torch.arange(self.plan_horizon, device=plans.device) < offsets[:, None]
+            observations[OFFSET_KEY] = offsets
+        corrupted = self.corruption(plans, self.schedule, generator, frozen)
         context = self.denoiser.encode(observations)
-        logits = self.denoiser.denoise(context, corrupted.tokens, corrupted.time)
-        loss, metrics = self.masked_loss(logits, batch.plans, corrupted, batch.weights)
+        shown = self._dropped(context, generator) if self.condition_dropout else context
+        logits = self.denoiser.denoise(shown, corrupted.tokens, corrupted.time)
+        loss, metrics = self.masked_loss(logits, plans, corrupted, batch.weights)
         for name, value in self.denoiser.auxiliary_loss(context, observations).items():
             loss = loss + value
             metrics[name] = value.detach()
         return loss, metrics
 
-    @on_one_thread
-    @torch.inference_mode()
-    def plan(
-        self,
-        observations: Observations,
-        generator: torch.Generator,
-        *,
-        greedy: bool = False,
-        collecting: bool = False,
-        repeats: np.ndarray | None = None,
+    def _behind_past(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        if batch.past is None:
+            raise ValueError(
+                "inpaint_anchor 'aligned' learns from the actions before an observation, and the "
+                "batch has none; call DiskTrajDataset.configure(past_actions=...) or set "
+                "DiffusionPlannerAgent.inpaint_anchor = 'none'."
+            )
+        return with_past(batch.plans, batch.past, self.aligned_share, generator, self.num_actions)
+
+    def _dropped(self, context: Context, generator: torch.Generator) -> Context:
+        """The encoding, zero for a random share of the states."""
+        count = len(context[0])
+        draws = torch.rand(count, generator=generator, device=generator.device)
+        kept = (draws >= self.condition_dropout).to(context[0].device)
+        return tuple(part * kept.view(-1, *[1] * (part.ndim - 1)).to(part) for part in context)
+
+    def write_plans(self, request: PlanRequest, generator: torch.Generator) -> PlanSample:
+        """See `BaseAgent.plan`.
+
+        Plans with a warm start begin in the middle of a sampler's grid, fresh ones at its
+        beginning, so each kind is made on its own.
+        """
+        start = self._start(request)
+        if start is None or self._sampler(request).grid is None:
+            return self._written(request, start, generator)
+        warm = (start != mask_token(self.num_actions)).any(1)
+        rows = [kind.nonzero()[:, 0] for kind in (warm, ~warm) if bool(kind.any())]
+        starts = [start[index] if bool(warm[index[0]]) else None for index in rows]
+        parts = [
+            self._written(request.part(index), some, generator)
+            for index, some in zip(rows, starts, strict=True)
+        ]
+        return joined(parts, rows)
+
+    def _written(
+        self, request: PlanRequest, start: Tensor | None, generator: torch.Generator
     ) -> PlanSample:
-        """See `BaseAgent.plan`."""
-        tensors = self.on_device(observations)
-        count = len(tensors[self.observation_keys[0]])
-        device = tensors[self.observation_keys[0]].device
-        if greedy:
-            sampler = self.sampler_greedy
+        """Plans that all begin alike: with what is left of the plan before, or with nothing."""
+        offsets = self._offsets(request)
+        seen = request.tensors
+        if offsets is not None and OFFSET_KEY in self.denoiser.observation_keys:
+            seen = {**seen, OFFSET_KEY: offsets}
+        with request.precision.encoding():
+            context = self.denoiser.encode(seen)
+        net = PlanDenoiser(self.denoiser, context, request.precision, request.heat, self.compiled)
+        try:
+            sample = self._sample(net, request, offsets, start, generator)
+        except NonFiniteLogitsError as error:
+            self._explain(error, seen)
+            raise
+        return sample if offsets is None else without_prefix(sample, offsets, self.num_actions)
+
+    def _offsets(self, request: PlanRequest) -> Tensor | None:
+        """Executed actions in each plan window, int64 [N]; None without an anchor."""
+        if self.inpaint_anchor == "none":
+            return None
+        if request.continuation is None:
+            return torch.zeros(request.count, dtype=torch.int64, device=request.device)
+        return torch.from_numpy(request.continuation.num_executed).to(request.device)
+
+    def _sample(
+        self,
+        net: PlanDenoiser,
+        request: PlanRequest,
+        offsets: Tensor | None,
+        start: Tensor | None,
+        generator: torch.Generator,
+    ) -> PlanSample:
+        """Canvases, with their prefix."""
+        sampler = self._sampler(request)
+        denoise: Denoise = net
+        if self.guidance is not None:
+            denoise = self.guidance(net, net.without_condition())
+        given: dict[str, Any] = {
+            "window": self.window,
+            "first_token_mask": request.first_token_mask,
+            "allow_end": self.denoiser.predicts_end,
+            "device": request.device,
+        }
+        if offsets is not None:
+            given |= self._behind(request, offsets)
+        if self.warm_start is not None:
+            given["window"] = None  # the next plan starts from all of this one
+            if start is not None:
+                given |= self._warm(self.warm_start, start, request, denoise, generator)
+        if self.physics_penalty:
+            given["implausible"] = hazards(
+                request.observations, offsets, request.device, self.num_actions
+            )
+        call = denoise, request.count, self.plan_horizon, generator
+        if self.scorer is None or request.greedy or request.collecting:
+            sample = sampler.sample(*call, **given)
         else:
-            sampler = self.sampler_collect if collecting else self.sampler
-        precision = InferencePrecision(self.autocast_inference, device)
-        with precision.encoding():
-            context = self.denoiser.encode(tensors)
-        return sampler.sample(
-            PlanDenoiser(self.denoiser, context, precision, self.heat(repeats, device)),
-            count,
-            self.plan_horizon,
-            generator,
-            window=self.window,
-            first_token_mask=self.first_token_mask(observations, device),
-            allow_end=self.denoiser.predicts_end,
-            device=device,
+            sample = best_of(
+                sampler, *call, candidates=self.candidates, scorer=self.scorer, **given
+            )
+        if start is None or self.warm_start is None:
+            return sample
+        return replace(sample, nfe=sample.nfe + self.warm_start.calls)
+
+    def _sampler(self, request: PlanRequest) -> Sampler:
+        if request.greedy:
+            return self.sampler_greedy
+        return self.sampler_collect if request.collecting else self.sampler
+
+    def _behind(self, request: PlanRequest, offsets: Tensor) -> dict[str, Any]:
+        """What the sampler is told of a locked prefix.
+
+        The whole plan is wanted: one window that suits all rows would have to be as long as the
+        longest prefix, and a row's plan must not depend on its neighbours.
+        """
+        allowed = token_mask_behind(
+            request.first_token_mask, offsets, self.plan_horizon, self.num_actions
         )
+        given = {"window": None, "first_token_mask": None, "token_mask": allowed}
+        if request.continuation is not None:
+            given["locked"] = torch.from_numpy(request.continuation.executed).to(request.device)
+        return given
+
+    def _start(self, request: PlanRequest) -> Tensor | None:
+        """What is left of the plans before, int64 [N, H]; None without a warm start."""
+        if self.warm_start is None or request.continuation is None:
+            return None
+        previous = torch.from_numpy(request.continuation.previous).to(request.device)
+        return usable_start(previous, request.first_token_mask, self.num_actions)
+
+    def _warm(
+        self,
+        warm_start: WarmStart,
+        start: Tensor,
+        request: PlanRequest,
+        denoise: Denoise,
+        generator: torch.Generator,
+    ) -> dict[str, Any]:
+        """What the sampler is told of the plan before."""
+        assert request.continuation is not None
+        confidence = torch.from_numpy(request.continuation.confidence).to(request.device)
+        schedule = self._sampler(request).schedule
+        kept = warm_start(start, confidence, denoise, schedule, generator, self.num_actions)
+        return {"start": kept, "start_time": warm_start.time}
+
+    def _explain(self, error: NonFiniteLogitsError, seen: dict[str, Tensor]) -> None:
+        """Raise an error that names the layer where it began, if the same call fails again."""
+        one = {key: value[error.row : error.row + 1] for key, value in seen.items()}
+        fault = first_fault(self.denoiser, lambda: self.denoiser(one, error.tokens, error.time))
+        if fault is not None:
+            raise ValueError(f"{error}. The first number that is not finite is {fault}.") from error

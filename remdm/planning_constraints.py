@@ -1,12 +1,15 @@
 """Optional rules at planning time: what the remembered map rules out, and a way out of loops.
 
-Both are off by default and reported apart from the plain agent, because they add knowledge of the
-game that the agent has not learnt. They only touch what the sampler draws from, not the net.
+`allowed_first_actions` forbids, `hazardous_moves` raises doubts, `PlanMemory` finds loops. All are
+off by default and reported apart from the plain agent, because they add knowledge of the game that
+the agent has not learnt. They only touch what the sampler does with the net's answers, not the net.
 """
 
 from collections import defaultdict
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from remdm.maps import DELTAS, NUM_ACTIONS, NUM_DIRECTIONS, NUM_TERRAINS, Action, Terrain
 
@@ -58,6 +61,31 @@ def allowed_first_actions(observations: dict[str, np.ndarray]) -> np.ndarray:
     allowed[:, Action.KICK] = (beside == Terrain.LOCKED_DOOR).any(1)
     allowed[:, Action.SEARCH] = observations["searched"][here] < ENOUGH_SEARCHES
     return allowed
+
+
+def hazardous_moves(terrain: Tensor, position: Tensor, tokens: Tensor) -> Tensor:
+    """Moves of plans that the remembered map says would fail or harm, where they would be made.
+
+    Each plan is followed from the agent's cell: a move is judged from the cell that the tokens
+    before it lead to. Judged are moves into walls, hazards and locked doors, off the map, and
+    diagonally through a door; such a move leaves the agent where it is. Cells never seen are
+    entered without objection. A direction after KICK or OPEN belongs to it; doors that are kicked,
+    opened or bumped into count as open from then on, as in `remdm.evaluation.plan_path`. What
+    follows a MASK or an END is not judged.
+
+    Args:
+        terrain: uint8 [B, h, w], `remdm.maps.Terrain` of every cell as remembered.
+        position: Integer [B, 2]: (row, column) of the agent.
+        tokens: int64 [B, H].
+
+    Returns:
+        bool [B, H], for the sampler's `implausible`; on the tokens' device, judged on the CPU.
+    """
+    from remdm.hazard_kernel import judge  # on first use, because numba is slow to load
+
+    hazardous = np.zeros(tokens.shape, np.bool_)
+    judge(terrain.cpu().numpy(), position.cpu().long().numpy(), tokens.cpu().numpy(), hazardous)
+    return torch.from_numpy(hazardous).to(tokens.device)
 
 
 class PlanMemory:

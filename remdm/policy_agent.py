@@ -1,24 +1,23 @@
 """The honest baseline of the planner: the same encoder and decoder, asked for one action."""
 
 import gin
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from remdm.agent import BaseAgent, Observations, check_replan_every
+from remdm.base_agent import DenoiserAgent, PlanRequest, check_replan_every
 from remdm.data.batch import Batch
 from remdm.diffusion import PlanSample
 from remdm.maps import ArraySpec
 from remdm.nets.autocast import InferencePrecision
 from remdm.nets.denoiser import Context, Denoiser
+from remdm.nets.diagnosis import first_fault
 from remdm.nets.ego import EgoDenoiser
-from remdm.nets.threads import on_one_thread
 from remdm.tokens import end_token, mask_token
 
 
 @gin.configurable(module="remdm", denylist=["observation_spec", "num_actions"])
-class PolicyAgent(BaseAgent):
+class PolicyAgent(DenoiserAgent):
     """A categorical policy trained on the first action of each label (behaviour cloning).
 
     One learned query, the MASK token of a plan of length one, attends to the observation through
@@ -100,31 +99,19 @@ class PolicyAgent(BaseAgent):
             metrics[name] = value.detach()
         return loss, metrics
 
-    @on_one_thread
-    @torch.inference_mode()
-    def plan(
-        self,
-        observations: Observations,
-        generator: torch.Generator,
-        *,
-        greedy: bool = False,
-        collecting: bool = False,
-        repeats: np.ndarray | None = None,
-    ) -> PlanSample:
+    def write_plans(self, request: PlanRequest, generator: torch.Generator) -> PlanSample:
         """One action and END per observation; see `BaseAgent.plan`."""
-        tensors = self.on_device(observations)
-        count = len(tensors[self.observation_keys[0]])
-        device = tensors[self.observation_keys[0]].device
-        with InferencePrecision(self.autocast_inference, device).encoding():
-            logits, _ = self.action_logits(tensors)
-        allowed = self.first_token_mask(observations, device)
-        if allowed is not None:
-            logits = logits.masked_fill(~allowed[:, : self.num_actions], -torch.inf)
-        factor = self.heat(repeats, device)
-        if factor is not None:
-            logits = logits / factor[:, 0]
+        count, device = request.count, request.device
+        with request.precision.encoding():
+            logits, _ = self.action_logits(request.tensors)
+        self._check_finite(logits, request.tensors)
+        if request.first_token_mask is not None:
+            ruled_out = ~request.first_token_mask[:, : self.num_actions]
+            logits = logits.masked_fill(ruled_out, -torch.inf)
+        if request.heat is not None:
+            logits = logits / request.heat[:, 0]
         log_probs = (logits.double() / self.temperature).log_softmax(-1)
-        if greedy:
+        if request.greedy:
             actions = log_probs.argmax(-1)
         else:
             # Exponential race: one uniform number per class, drawn where the generator lives.
@@ -142,4 +129,18 @@ class PolicyAgent(BaseAgent):
             nfe=torch.ones_like(actions),
             token_log_probs=token_log_probs,
             trace=None,
+        )
+
+    def _check_finite(self, logits: Tensor, tensors: dict[str, Tensor]) -> None:
+        """Raise ValueError, with the layer where it began, unless all logits are finite."""
+        finite = torch.isfinite(logits).all(-1)
+        if bool(finite.all()):
+            return
+        row = int((~finite).nonzero()[0, 0])
+        query = torch.full((len(logits), 1), mask_token(self.num_actions), device=logits.device)
+        fault = first_fault(self.denoiser, lambda: self.denoiser(tensors, query, 1.0))
+        begin = "" if fault is None else f". The first number that is not finite is {fault}"
+        raise ValueError(
+            f"the net's logits are not finite: row {row} of the batch{begin}. Look at the net's "
+            "weights and at that row's observation."
         )

@@ -15,12 +15,15 @@ class Window:
         plans: int8 [B, plan_horizon] tokens: actions, then END to the last position.
         weights: float32 [B]; 0 means "no plan here".
         env_ids: int16 [B]: index into the dataset's `env_names`.
+        past: int8 [B, m]: the actions executed one step before, two steps before, ...; MASK from
+            where the recording had not begun. None unless the dataset was asked for them.
     """
 
     observations: dict[str, np.ndarray]
     plans: np.ndarray
     weights: np.ndarray
     env_ids: np.ndarray
+    past: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +35,14 @@ class Batch:
         plans: int64 [B, plan_horizon].
         weights: float32 [B].
         env_ids: int64 [B].
+        past: int64 [B, m], or None.
     """
 
     observations: dict[str, torch.Tensor]
     plans: torch.Tensor
     weights: torch.Tensor
     env_ids: torch.Tensor
+    past: torch.Tensor | None = None
 
     @classmethod
     def from_window(cls, window: Window) -> "Batch":
@@ -47,10 +52,19 @@ class Batch:
             torch.from_numpy(window.plans).to(torch.int64),
             torch.from_numpy(window.weights),
             torch.from_numpy(window.env_ids).to(torch.int64),
+            None if window.past is None else torch.from_numpy(window.past).to(torch.int64),
         )
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on `device`."""
-        observations = {k: v.to(device, non_blocking=True) for k, v in self.observations.items()}
-        rest = (t.to(device, non_blocking=True) for t in (self.plans, self.weights, self.env_ids))
-        return Batch(observations, *rest)
+
+        def moved(array: torch.Tensor) -> torch.Tensor:
+            return array.to(device, non_blocking=True)
+
+        return Batch(
+            {k: moved(v) for k, v in self.observations.items()},
+            moved(self.plans),
+            moved(self.weights),
+            moved(self.env_ids),
+            None if self.past is None else moved(self.past),
+        )

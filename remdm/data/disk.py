@@ -97,6 +97,7 @@ class DiskTrajDataset(RLDataset):
         self._plan_horizon: int | None = None
         self._oracle: Labeller | None = None
         self._keys: tuple[str, ...] | None = None
+        self._past_actions = 0
         self._action_names: tuple[str, ...] | None = None
         self._processes: Processes | None = None
         self._may_edit = True
@@ -110,6 +111,7 @@ class DiskTrajDataset(RLDataset):
         action_names: Sequence[str] | None = None,
         processes: Processes | None = None,
         may_edit: bool = True,
+        past_actions: int = 0,
     ) -> None:
         """Say what windows are needed.
 
@@ -121,18 +123,21 @@ class DiskTrajDataset(RLDataset):
             processes: The processes of this run; this one alone when None.
             may_edit: Whether to write manifests, evict, quarantine. Otherwise another run does,
                 and its newest manifest is followed.
+            past_actions: Executed actions before the observation that a window holds.
         """
         self._plan_horizon, self._oracle = plan_horizon, oracle
         self._keys = None if observation_keys is None else tuple(observation_keys)
         self._action_names = None if action_names is None else tuple(action_names)
         self._processes, self._may_edit = processes, may_edit
+        self._past_actions = past_actions
         self.index = None
         if may_edit:
             self.folder.make()
 
     def configure_from_experiment(self, experiment: Any) -> None:
         """See `RLDataset`. An augmentation may need arrays that no agent reads: it gets all."""
-        keys = {k for t in experiment.trainers.values() for k in t.agent.observation_keys}
+        agents = [trainer.agent for trainer in experiment.trainers.values()]
+        keys = {key for agent in agents for key in agent.observation_keys}
         self.configure(
             experiment.agent.plan_horizon,
             oracle=experiment.oracle,
@@ -140,6 +145,7 @@ class DiskTrajDataset(RLDataset):
             action_names=experiment.envs.action_names,
             processes=experiment.accelerator,
             may_edit=experiment.has_dset_edit_rights,
+            past_actions=max(agent.past_actions for agent in agents),
         )
 
     @property
@@ -247,6 +253,7 @@ class DiskTrajDataset(RLDataset):
                 balance=self.balance,
                 observation_keys=self._keys,
                 allowed=flags if self.won_only else None,
+                past_actions=self._past_actions,
             )
 
     def _open(self, manifest: Manifest) -> list[tuple[Shard, Labels | None]]:

@@ -107,11 +107,13 @@ class MixtureOfDatasets(RLDataset):
                     f"all datasets must have the same observation arrays, got {sorted(keys)} and "
                     f"{sorted(window.observations)}"
                 )
+        pasts = [w.past for w, _ in windows if w.past is not None]
         return Window(
             {k: np.concatenate([w.observations[k] for w, _ in windows]) for k in sorted(keys)},
             np.concatenate([w.plans for w, _ in windows]),
             np.concatenate([w.weights for w, _ in windows]),
             np.concatenate([ids for _, ids in windows]),
+            np.concatenate(pasts) if len(pasts) == len(windows) else None,
         )
 
     def configure_from_experiment(self, experiment: Any) -> None:

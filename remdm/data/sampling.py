@@ -10,14 +10,14 @@ from remdm.data.batch import Window
 from remdm.data.gather import RowGatherer
 from remdm.data.labels import Labels
 from remdm.data.shards import Shard
-from remdm.data.windows import action_windows, episode_outcomes
+from remdm.data.windows import action_windows, episode_outcomes, past_windows
 from remdm.registry import unknown_name_message
-from remdm.tokens import end_token
+from remdm.tokens import end_token, mask_token
 
 BALANCES = ("env", "timestep")
 TARGETS = ("plan", "oracle_actions", "executed")
 Balance = str | Mapping[str, float]
-_PLANS, _WEIGHTS = "plans", "weights"
+_PLANS, _WEIGHTS, _PAST = "plans", "weights", "past"
 
 
 def check_target(target: str) -> None:
@@ -118,6 +118,7 @@ class WindowIndex:
         balance: Balance,
         observation_keys: Sequence[str] | None,
         allowed: Sequence[np.ndarray] | None = None,
+        past_actions: int = 0,
     ) -> None:
         """Args:
         shards: At least one, in a fixed order.
@@ -126,6 +127,7 @@ class WindowIndex:
             by environment.
         observation_keys: Arrays that a window holds; all when None.
         allowed: For each shard bool [T]: steps that may be drawn; all when None.
+        past_actions: Actions before each step that a window holds; none when 0.
 
         Raises:
             ValueError: If shards do not fit together, or nothing has a positive share.
@@ -139,7 +141,10 @@ class WindowIndex:
             self._share_limits[np.flatnonzero(self.shares)[-1] :] = 1.0
         keys = tuple(observation_keys or shards[0].steps.observations)
         self._gatherer = RowGatherer(
-            [_arrays(shard, target, keys) for shard, target in zip(shards, targets, strict=True)]
+            [
+                _arrays(shard, target, keys, past_actions)
+                for shard, target in zip(shards, targets, strict=True)
+            ]
         )
         self.row_nbytes = self._gatherer.row_nbytes
 
@@ -200,11 +205,14 @@ class WindowIndex:
         env, shard, step = self.draw(batch_size, rng)
         arrays = self._gatherer.gather(shard, step)
         plans, weights = arrays.pop(_PLANS), arrays.pop(_WEIGHTS)
+        past = arrays.pop(_PAST, None)
         observations = {k.removeprefix("obs/"): v for k, v in arrays.items()}
-        return Window(observations, plans, weights, env.astype(np.int16))
+        return Window(observations, plans, weights, env.astype(np.int16), past)
 
 
-def _arrays(shard: Shard, target: ShardTargets, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
+def _arrays(
+    shard: Shard, target: ShardTargets, keys: tuple[str, ...], past_actions: int
+) -> dict[str, np.ndarray]:
     observations = shard.steps.observations
     missing = [key for key in keys if key not in observations]
     if missing:
@@ -213,6 +221,9 @@ def _arrays(shard: Shard, target: ShardTargets, keys: tuple[str, ...]) -> dict[s
             f"{', '.join(missing)}. Move it away, or set another Experiment.buffer_dir."
         )
     arrays = {f"obs/{key}": observations[key] for key in keys}
+    if past_actions:
+        mask = mask_token(len(shard.action_names))
+        arrays[_PAST] = past_windows(shard.steps.actions, shard.offsets, past_actions, mask)
     return arrays | {_PLANS: target.plans, _WEIGHTS: target.weights}
 
 

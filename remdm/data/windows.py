@@ -52,6 +52,28 @@ def action_windows(
     return plans, drawable
 
 
+def past_windows(actions: np.ndarray, offsets: np.ndarray, count: int, mask: int) -> np.ndarray:
+    """The `count` actions before every step, within the step's own segment.
+
+    Args:
+        actions: int8 [T].
+        offsets: int64 [S + 1]: where segments start and end.
+        count: How far to look back.
+        mask: The MASK token, for what lies before the segment.
+
+    Returns:
+        int8 [T, count]: the action one step before, two steps before, ...
+    """
+    total = len(actions)
+    starts = np.repeat(offsets[:-1], np.diff(offsets))
+    past = np.full((total, count), mask, np.int8)
+    steps = np.arange(total)
+    for back in range(1, count + 1):
+        inside = steps - back >= starts
+        past[inside, back - 1] = actions[steps[inside] - back]
+    return past
+
+
 def episode_outcomes(segments: Sequence[Segment]) -> list[bool | None]:
     """Whether the episode each segment belongs to was won in the end; None if not known.
 

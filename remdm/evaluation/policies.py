@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 import torch
 
+from remdm.continuation import RunningPlans
 from remdm.oracles.contract import Oracle
 from remdm.planning_constraints import PlanMemory
 from remdm.seeding import numpy_generator
 
 if TYPE_CHECKING:
-    from remdm.agent import BaseAgent
+    from remdm.base_agent import BaseAgent
 
 
 class Plans(NamedTuple):
@@ -47,6 +48,16 @@ class Policy(Protocol):
         Args:
             observations: By name [n, ...], in the order of `rows`.
             rows: int64 [n]: stable labels of the running episodes.
+        """
+        ...
+
+    def ran(self, rows: np.ndarray, actions: np.ndarray, lengths: np.ndarray) -> None:
+        """What came of the plans; told after each of them.
+
+        Args:
+            rows: int64 [n]: the rows that were planned for.
+            actions: Integer [n, K]: what was executed.
+            lengths: int64 [n]: how many of a row's actions are meant, the first ones.
         """
         ...
 
@@ -98,6 +109,9 @@ class OraclePolicy:
         ]
         return Plans(np.concatenate(plans), no_net)
 
+    def ran(self, rows: np.ndarray, actions: np.ndarray, lengths: np.ndarray) -> None:
+        """See `Policy.ran`; an oracle sees all it needs in the observation."""
+
 
 class AgentPolicy:
     """Acts by an agent's plans.
@@ -130,10 +144,13 @@ class AgentPolicy:
         chosen = agent.replan_every if replan_every is None else replan_every
         self.replan_every = checked_replan_every(chosen, agent.plan_horizon)
         self._memory = PlanMemory()
+        self._running = RunningPlans(0, agent.plan_horizon, agent.num_actions)
 
     def begin(self, rows: np.ndarray, env_names: Sequence[str], level_seeds: Sequence[int]) -> None:
-        """See `Policy.begin`; only the loop breaker keeps anything between plans."""
+        """See `Policy.begin`; only agents that ask for it keep anything between plans."""
         self._memory.reset(rows)
+        if self.agent.reads_continuation:
+            self._running.reset(rows)
 
     def plan(self, observations: dict[str, np.ndarray], rows: np.ndarray) -> Plans:
         """See `Policy.plan`."""
@@ -143,10 +160,24 @@ class AgentPolicy:
             agent.action_constraints = agent.loop_breaker = True
         try:
             repeats = self._memory.count(observations, rows) if agent.loop_breaker else None
-            sample = agent.plan(observations, self.generator, repeats=repeats)
+            if agent.reads_continuation:
+                carried = self._running.continuation(rows)
+                sample = agent.plan(
+                    observations, self.generator, repeats=repeats, continuation=carried
+                )
+            else:
+                sample = agent.plan(observations, self.generator, repeats=repeats)
         finally:
             agent.action_constraints, agent.loop_breaker = own
-        return Plans(sample.tokens.cpu().numpy(), sample.nfe.cpu().numpy())
+        tokens = sample.tokens.cpu().numpy()
+        if agent.reads_continuation:
+            self._running.planned(rows, tokens, sample.token_log_probs.cpu().numpy())
+        return Plans(tokens, sample.nfe.cpu().numpy())
+
+    def ran(self, rows: np.ndarray, actions: np.ndarray, lengths: np.ndarray) -> None:
+        """See `Policy.ran`."""
+        if self.agent.reads_continuation:
+            self._running.ran(rows, actions, lengths)
 
 
 def checked_replan_every(replan_every: int | None, plan_horizon: int) -> int:

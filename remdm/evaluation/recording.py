@@ -86,6 +86,7 @@ def record_episode(
         tokens = policy.plan({k: v.copy() for k, v in observations.items()}, rows).tokens
         tokens = np.asarray(tokens, np.int64)
         chunk = vec_env.execute(tokens, policy.replan_every, stop_when_blocked=True)
+        policy.ran(rows, chunk.actions, chunk.lengths)
         length = int(chunk.lengths[0])
         for step in range(length):
             seen = {k: v[0, step].copy() for k, v in chunk.observations.items()}

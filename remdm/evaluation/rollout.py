@@ -232,6 +232,7 @@ class _Play:
         self.nfe[rows] += planned.nfe
         chunk = self.vec_env.execute(tokens, self.policy.replan_every, stop_when_blocked=True)
         self.observations = chunk.final_observations
+        self.policy.ran(rows, chunk.actions[rows], chunk.lengths[rows])
         self._settle(rows, chunk)
 
     def _settle(self, rows: np.ndarray, chunk: Chunk) -> None:

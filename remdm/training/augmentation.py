@@ -19,8 +19,9 @@ import gin
 import numpy as np
 
 from remdm.data.batch import Window
-from remdm.maps import DELTAS, NUM_DIRECTIONS, Terrain
+from remdm.maps import DELTAS, NUM_ACTIONS, NUM_DIRECTIONS, Terrain
 from remdm.oracles.contract import Oracle
+from remdm.tokens import mask_token
 from remdm.training.exploration import explore
 from remdm.training.stitching import stitch
 
@@ -50,6 +51,17 @@ def _mirrored_bits(axis: int) -> np.ndarray:
 _MIRRORED_BITS = (_mirrored_bits(0), _mirrored_bits(1))
 
 
+def _mirrored_tokens(axis: int) -> np.ndarray:
+    """int8 [128]: tokens after mirroring; those that are no direction stay."""
+    table = np.arange(128, dtype=np.int8)
+    bits = _MIRRORED_BITS[axis]
+    table[:NUM_DIRECTIONS] = [int(bits[1 << d]).bit_length() - 1 for d in range(NUM_DIRECTIONS)]
+    return table
+
+
+_MIRRORED_TOKENS = (_mirrored_tokens(0), _mirrored_tokens(1))
+
+
 def mirror(observations: dict[str, np.ndarray], rows: np.ndarray, axis: int) -> None:
     """Mirror the maps of some rows in place.
 
@@ -64,6 +76,17 @@ def mirror(observations: dict[str, np.ndarray], rows: np.ndarray, axis: int) -> 
     size = observations["terrain"].shape[axis + 1]
     observations["position"][rows, axis] = size - 1 - observations["position"][rows, axis]
     observations["blocked"][rows] = _MIRRORED_BITS[axis][observations["blocked"][rows]]
+
+
+def mirror_tokens(tokens: np.ndarray, rows: np.ndarray, axis: int) -> None:
+    """Mirror the directions among the tokens of some rows in place.
+
+    Args:
+        tokens: int8 [B, m].
+        rows: Integer indices of the rows to mirror.
+        axis: See `mirror`.
+    """
+    tokens[rows] = _MIRRORED_TOKENS[axis][tokens[rows]]
 
 
 def borders_unknown(terrain: np.ndarray) -> np.ndarray:
@@ -199,12 +222,19 @@ class MemoryAugmentation:
             changed[chosen] = True
             return np.flatnonzero(chosen)
 
-        explore_anew(observations, draw(self.explore_probability), self.stitch_share, rng)
+        past = None if window.past is None else window.past.copy()
+        explored = draw(self.explore_probability)
+        explore_anew(observations, explored, self.stitch_share, rng)
+        if past is not None:  # nobody has walked there
+            past[explored] = mask_token(NUM_ACTIONS)
         close(observations, draw(self.close_probability), rng)
         for axis in (0, 1):
-            mirror(observations, draw(self.flip_probability), axis)
+            mirrored = draw(self.flip_probability)
+            mirror(observations, mirrored, axis)
+            if past is not None:
+                mirror_tokens(past, mirrored, axis)
         rows = np.flatnonzero(changed)
         plans, weights = window.plans.copy(), window.weights.copy()
         altered = {k: v[rows] for k, v in observations.items()}
         plans[rows], weights[rows] = self.oracle.label(altered, plans.shape[1])
-        return replace(window, observations=observations, plans=plans, weights=weights)
+        return replace(window, observations=observations, plans=plans, weights=weights, past=past)

@@ -11,12 +11,15 @@ from itertools import pairwise
 
 import numpy as np
 
-from remdm.agent import BaseAgent
+from remdm.base_agent import BaseAgent
+from remdm.continuation import RunningPlans
 from remdm.data.shards import RecordingBuffer
 from remdm.envs.contract import Chunk, PlanVecEnv
 from remdm.oracles.contract import Oracle
 from remdm.seeding import numpy_generator, torch_generator, training_level_seed
 from remdm.tokens import end_token
+
+_RUNNING = "running_"
 
 
 @dataclass(slots=True)
@@ -81,6 +84,7 @@ class Collector:
         self.level_seeds = np.zeros(rows, np.int64)
         self.history: list[list[np.ndarray]] = [[] for _ in range(rows)]
         self.chunks = 0
+        self.running = RunningPlans(rows, plan_horizon, vec_env.num_actions)
         self.observations: dict[str, np.ndarray] = {}
 
     def collect(
@@ -112,6 +116,7 @@ class Collector:
         self.buffer.append(chunk, self.level_seeds, self.vec_env.env_names)
         lengths = chunk.lengths
         stats.env_steps += int(lengths.sum())
+        self.running.ran(np.arange(len(lengths)), chunk.actions, lengths)
         for row in range(self.vec_env.num_envs):
             self.history[row].append(chunk.actions[row, : lengths[row]].astype(np.int8))
         self.observations = chunk.final_observations
@@ -136,11 +141,18 @@ class Collector:
             noisy = rng.random(len(chosen)) < noise
             made[noisy] = rng.integers(self.vec_env.num_actions, size=made[noisy].shape)
             plans[chosen] = made
+            self.running.forget_plans(chosen)
         rest = np.flatnonzero(~by_oracle)
         if agent is not None and len(rest):
             seen = {k: v[rest] for k, v in self.observations.items()}
             generator = torch_generator(self.seed, "plan", self.rank, self.chunks)
-            sample = agent.plan(seen, generator, collecting=True)
+            if agent.reads_continuation:
+                carried = self.running.continuation(rest)
+                sample = agent.plan(seen, generator, collecting=True, continuation=carried)
+                log_probs = sample.token_log_probs.cpu().numpy()
+                self.running.planned(rest, sample.tokens.cpu().numpy(), log_probs)
+            else:
+                sample = agent.plan(seen, generator, collecting=True)
             plans[rest] = sample.tokens.cpu().numpy()
             stats.plans += len(rest)
             stats.nfe += float(sample.nfe.sum())
@@ -163,6 +175,7 @@ class Collector:
                 self.seed, first_actor + int(row), int(self.episodes[row])
             )
             self.history[row] = []
+        self.running.reset(rows)
         self.observations = self.vec_env.reset(self.level_seeds[rows].tolist(), rows.tolist())
 
     def state(self) -> dict[str, np.ndarray]:
@@ -175,6 +188,7 @@ class Collector:
             "history_actions": np.concatenate([np.zeros(0, np.int8), *chunks]),
             "history_lengths": np.array([len(c) for c in chunks], np.int64),
             "history_counts": np.array([len(row) for row in self.history], np.int64),
+            **{_RUNNING + name: array for name, array in self.running.state().items()},
         }
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
@@ -182,6 +196,9 @@ class Collector:
         self.episodes = state["episodes"].copy()
         self.level_seeds = state["level_seeds"].copy()
         self.chunks = int(state["chunks"][0])
+        running = {k.removeprefix(_RUNNING): v for k, v in state.items() if k.startswith(_RUNNING)}
+        if running:  # older checkpoints have none
+            self.running.restore(running)
         if (self.episodes < 0).any():
             return  # stopped before anything was collected
         pieces = np.split(state["history_actions"], np.cumsum(state["history_lengths"])[:-1])

@@ -241,8 +241,10 @@ def test_deleting_spares_protected_shards_and_other_files(tmp_path):
 
 def test_an_experiment_tells_what_windows_are_needed(tmp_path):
     filled(tmp_path, 0)
-    agent = SimpleNamespace(plan_horizon=HORIZON, observation_keys=("step",))
-    beside = SimpleNamespace(plan_horizon=HORIZON, observation_keys=("step", "trace"))
+    agent = SimpleNamespace(plan_horizon=HORIZON, observation_keys=("step",), past_actions=3)
+    beside = SimpleNamespace(
+        plan_horizon=HORIZON, observation_keys=("step", "trace"), past_actions=0
+    )
     experiment = SimpleNamespace(
         agent=agent,
         trainers={"planner": SimpleNamespace(agent=agent), "b": SimpleNamespace(agent=beside)},
@@ -257,8 +259,9 @@ def test_an_experiment_tells_what_windows_are_needed(tmp_path):
     data = DiskTrajDataset(tmp_path)
     data.configure_from_experiment(experiment)
     assert data.on_end_of_collection(experiment)["buffer/windows"] == 8
-    observations = data.sample(4, np.random.default_rng(0)).observations
-    assert set(observations) == {"step", "trace"}
+    window = data.sample(4, np.random.default_rng(0))
+    assert set(window.observations) == {"step", "trace"}
+    assert window.past.shape == (4, 3)
     experiment.augment = object()
     data.configure_from_experiment(experiment)
     data.on_end_of_collection(experiment)

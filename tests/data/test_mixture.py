@@ -22,6 +22,23 @@ def test_a_mixture_draws_from_its_parts_by_weight(tmp_path):
     )
 
 
+def test_a_mixture_has_past_actions_when_all_of_its_parts_have(tmp_path):
+    parts = [filled(tmp_path / "1", 1), filled(tmp_path / "2", 2)]
+    for part, count in zip(parts, (2, 0), strict=True):
+        part.configure(HORIZON, oracle=TraceOracle(), past_actions=count)
+        part.refresh()
+    mixture = MixtureOfDatasets(parts)
+    assert mixture.sample(40, np.random.default_rng(0)).past is None
+    parts[1].configure(HORIZON, oracle=TraceOracle(), past_actions=2)
+    parts[1].refresh()
+    window = mixture.sample(40, np.random.default_rng(0))
+    # Step n of level s took action (s + n) % 3; MASK is 3.
+    seed, step = window.observations["trace"].T
+    for back in (1, 2):
+        wanted = np.where(step >= back, (seed + step - back) % 3, 3)
+        np.testing.assert_array_equal(window.past[:, back - 1], wanted)
+
+
 def test_a_mixture_passes_everything_on(tmp_path):
     parts = [filled(tmp_path / "1", 1), filled(tmp_path / "2", 2)]
     mixture = MixtureOfDatasets(parts)

@@ -147,6 +147,19 @@ def test_only_the_wanted_arrays_are_read(data):
         data.refresh()
 
 
+def test_past_actions_change_nothing_else_about_the_windows(data):
+    """The same draws, with and without them."""
+    plain = data.sample(200, np.random.default_rng(0))
+    data.configure(HORIZON, oracle=TraceOracle(), action_names=ACTIONS, past_actions=HORIZON - 1)
+    data.refresh()
+    window = data.sample(200, np.random.default_rng(0))
+    assert plain.past is None
+    assert window.past.shape == (200, HORIZON - 1)
+    np.testing.assert_array_equal(window.plans, plain.plans)
+    for key, array in plain.observations.items():
+        np.testing.assert_array_equal(window.observations[key], array)
+
+
 def test_executed_actions_are_continued_within_the_episode(tmp_path):
     made = dataset(tmp_path, target="executed")
     put_shard(

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from remdm.data.records import Segment
-from remdm.data.windows import action_windows, episode_outcomes
+from remdm.data.windows import action_windows, episode_outcomes, past_windows
 
 END = 9
 
@@ -91,3 +91,9 @@ def test_a_contradictory_segment_is_refused(values):
     good = {"env": "e", "seed": 0, "first_step": 0, "length": 1, "won": True, "final": True}
     with pytest.raises(ValueError, match="got"):
         Segment(**{**good, **values}, policy_version=0, collector="c")
+
+
+def test_past_actions_are_the_latest_first_and_stay_within_the_segment():
+    past = past_windows(np.array([5, 6, 7, 8, 9], np.int8), np.array([0, 3, 5]), 3, -1)
+    assert past.dtype == np.int8
+    assert past.tolist() == [[-1, -1, -1], [5, -1, -1], [6, 5, -1], [-1, -1, -1], [8, -1, -1]]

@@ -191,6 +191,9 @@ class Kicker:
     def begin(self, rows, env_names, level_seeds):
         pass
 
+    def ran(self, rows, actions, lengths):
+        pass
+
     def plan(self, observations, rows):
         return Plans(np.array([[A.SEARCH, A.KICK, A.EAST, A.WAIT]]), np.zeros(1))
 

@@ -30,6 +30,9 @@ class Spy:
         self.batches.append(len(rows))
         return self.policy.plan(observations, rows)
 
+    def ran(self, rows, actions, lengths):
+        self.policy.ran(rows, actions, lengths)
+
 
 class Fixed:
     """Always the same plan."""
@@ -44,6 +47,9 @@ class Fixed:
 
     def plan(self, observations, rows):
         return Plans(np.tile(self.tokens, (len(rows), 1)), np.full(len(rows), 2.0))
+
+    def ran(self, rows, actions, lengths):
+        pass
 
 
 def play(policy, *, envs=ENVS, episodes=7, first_seed=5, **options):

@@ -4,7 +4,7 @@ import gin
 import numpy as np
 import pytest
 
-from remdm.maps import NUM_ACTIONS, Action, Terrain
+from remdm.maps import DELTAS, NUM_ACTIONS, Action, Terrain
 from remdm.oracles.memory_oracle import MemoryOracle
 from remdm.tokens import plan_lengths
 from remdm.training.augmentation import MemoryAugmentation, close, explore_anew, mirror
@@ -255,6 +255,26 @@ def test_everything_at_once_works_for_a_batch_of_one_and_for_arrays_on_disk(stat
         assert not one.observations["terrain"].flags.writeable
         made = always(one, rng)
         assert np.array_equal(made.plans, labels(made.observations))
+
+
+@pytest.mark.parametrize(
+    ("name", "axes"), [("explore_probability", None), ("close_probability", ()), ("flip", (0, 1))]
+)
+def test_past_actions_are_altered_with_the_memory_they_led_to(batch, name, axes):
+    """Nobody walked in what is explored anew; what is mirrored was walked in the mirror."""
+    past = np.tile(np.arange(NUM_ACTIONS + 1, dtype=np.int8), (len(batch.plans), 1))
+    if name == "flip":
+        name = "flip_probability"
+    made = augmentation(**{name: 1.0})(replace(batch, past=past.copy()), np.random.default_rng(0))
+    if axes is None:
+        assert (made.past == NUM_ACTIONS).all()  # MASK
+        return
+    table = np.arange(NUM_ACTIONS + 1)
+    for axis in axes:
+        sign = np.where(np.arange(2) == axis, -1, 1)
+        for d in range(8):
+            table[d] = np.flatnonzero((DELTAS * sign == DELTAS[table[d]]).all(1))[0]
+    assert (made.past == table).all()
 
 
 def test_small_batches_in_which_nothing_is_drawn_are_fine(states):

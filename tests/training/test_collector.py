@@ -282,3 +282,38 @@ def test_the_state_is_plain_arrays_that_do_not_change_afterwards(make):
     advance(collector, 5)
     assert same(state, before)
     assert all(isinstance(array, np.ndarray) for array in state.values())
+
+
+class Listening(Fixed):
+    """Wants to know what was executed, and keeps it."""
+
+    reads_continuation = True
+
+    def plan(self, observations, generator, **options):
+        count = len(observations["position"])
+        self.asked.append(options["continuation"])
+        none = torch.zeros(count, PLAN_HORIZON)
+        return PlanSample(self.tokens.repeat(count, 1), none[:, 0], none[:, 0], none[:, 0], none)
+
+
+def test_an_agent_is_told_what_ran_before_also_after_resuming(make):
+    """Every second plan is the oracle's: its actions count, its plans are not continued."""
+    plan = [Action.EAST, Action.SOUTH, Action.SEARCH, Action.WAIT, Action.NORTH]
+    first, agent = make([DOORS] * 4, folder="first"), Listening(*plan)
+    advance(first, 9, agent, beta=0.5)
+    second, other = make([DOORS] * 4, folder="second"), Listening(*plan)
+    first.buffer.flush(0)
+    second.restore(first.state())
+    before = len(agent.asked)
+    for collector, told in ((first, agent), (second, other)):
+        advance(collector, 9, told, beta=0.5)
+    for one, again in zip(agent.asked[before:], other.asked, strict=True):
+        for name in ("executed", "num_executed", "previous", "confidence"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(again, name))
+    told = np.concatenate([c.num_executed for c in agent.asked])
+    assert told.max() < PLAN_HORIZON
+    assert len(set(told.tolist())) > 2
+    previous = np.concatenate([c.previous for c in agent.asked])
+    forgotten = (previous == NUM_ACTIONS).all(1)
+    assert forgotten.any()
+    assert not forgotten.all()

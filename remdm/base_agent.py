@@ -1,0 +1,230 @@
+"""What every agent is: a loss to learn by, and a plan for an observation."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from remdm.continuation import Continuation
+from remdm.data.batch import Batch
+from remdm.diffusion import PlanSample
+from remdm.nets.autocast import InferencePrecision
+from remdm.nets.denoiser import Denoiser
+from remdm.nets.threads import on_one_thread
+from remdm.planning_constraints import allowed_first_actions, heat
+
+Observations = dict[str, np.ndarray] | dict[str, Tensor]
+
+
+class BaseAgent(nn.Module, ABC):
+    """A network that learns from labelled observations and plans for new ones.
+
+    Attributes:
+        plan_horizon: Tokens per plan.
+        replan_every: Actions of a plan that are executed before the next plan is made.
+        num_actions: Size of the action set.
+        observation_keys: Names of the observation arrays that `plan` and `loss` read.
+        past_actions: Actions before the observation that `loss` wants in a batch.
+        action_constraints: Whether plans keep to `planning_constraints.allowed_first_actions`.
+        loop_breaker: Whether `plan` wants `repeats`.
+        reads_continuation: Whether `plan` wants `continuation`.
+    """
+
+    plan_horizon: int
+    replan_every: int
+    num_actions: int
+    observation_keys: tuple[str, ...]
+    past_actions: int = 0
+    action_constraints: bool = False
+    loop_breaker: bool = False
+    reads_continuation: bool = False
+
+    @abstractmethod
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """What training minimises.
+
+        Args:
+            batch: Labelled observations on this module's device.
+            generator: Source of randomness.
+
+        Returns:
+            A scalar, and detached scalars to log.
+        """
+
+    @abstractmethod
+    def plan(
+        self,
+        observations: Observations,
+        generator: torch.Generator,
+        *,
+        greedy: bool = False,
+        collecting: bool = False,
+        repeats: np.ndarray | None = None,
+        continuation: Continuation | None = None,
+    ) -> PlanSample:
+        """Write a plan for each of N observations.
+
+        Args:
+            observations: By name [N, ...]; arrays that are not read may be missing.
+            generator: Source of randomness; each row gets a stream of its own.
+            greedy: Take the most likely tokens instead of drawing them.
+            collecting: The plan is for collecting training data, not for playing.
+            repeats: int64 [N]: plans already made in the same state, from
+                `remdm.planning_constraints.PlanMemory.count`; read only by a loop breaker.
+            continuation: What the N episodes carry from plan to plan, from
+                `remdm.continuation.RunningPlans`; given only to agents that read it. None where
+                every episode begins.
+
+        Returns:
+            N plans on this module's device; position 0 is the next action.
+        """
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """`loss`, so that wrappers of a module's call (precision, processes) see it."""
+        return self.loss(batch, generator)
+
+    def heat(self, repeats: np.ndarray | None, device: torch.device) -> Tensor | None:
+        """Factor on the temperature, float32 [N, 1, 1]; None without a loop breaker."""
+        if repeats is None or not self.loop_breaker:
+            return None
+        return torch.from_numpy(heat(repeats)[:, None, None]).to(device)
+
+    def first_token_mask(self, observations: Observations, device: torch.device) -> Tensor | None:
+        """Classes allowed first, bool [N, num_actions + 1]; None without constraints."""
+        if not self.action_constraints:
+            return None
+        arrays = {key: np.asarray(value) for key, value in observations.items()}
+        allowed = allowed_first_actions(arrays)
+        end = np.ones((len(allowed), 1), np.bool_)
+        return torch.from_numpy(np.concatenate([allowed, end], 1)).to(device)
+
+    def on_device(self, observations: Observations) -> dict[str, Tensor]:
+        """The arrays this agent reads, as tensors beside its parameters.
+
+        Raises:
+            ValueError: If one is missing.
+        """
+        missing = [key for key in self.observation_keys if key not in observations]
+        if missing:
+            raise ValueError(
+                f"{type(self).__name__} reads {', '.join(self.observation_keys)}; the observation "
+                f"lacks {', '.join(missing)}. Choose another DiffusionPlannerAgent.denoiser_type."
+            )
+        device = next(self.parameters()).device
+        return {key: as_tensor(observations[key]).to(device) for key in self.observation_keys}
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """A call of `BaseAgent.plan`, made ready for a network.
+
+    Attributes:
+        observations: As they were handed in, [N, ...]; more than the network reads.
+        tensors: What the network reads, on its device.
+        count: Number of plans N.
+        device: Where the network is.
+        precision: Of the network's calls.
+        heat: float32 [N, 1, 1]: factor on the temperature, or None.
+        first_token_mask: bool [N, num_actions + 1]: classes allowed first, or None.
+        greedy: See `BaseAgent.plan`.
+        collecting: See `BaseAgent.plan`.
+        continuation: See `BaseAgent.plan`.
+    """
+
+    observations: Observations
+    tensors: dict[str, Tensor]
+    count: int
+    device: torch.device
+    precision: InferencePrecision
+    heat: Tensor | None
+    first_token_mask: Tensor | None
+    greedy: bool
+    collecting: bool
+    continuation: Continuation | None
+
+    def part(self, rows: Tensor) -> "PlanRequest":
+        """The same request for some of the plans only.
+
+        Args:
+            rows: int64 [n]: which of them.
+        """
+        index = rows.cpu().numpy()
+        return replace(
+            self,
+            observations={k: as_tensor(v)[rows.cpu()] for k, v in self.observations.items()},
+            tensors={k: v[rows] for k, v in self.tensors.items()},
+            count=len(index),
+            heat=None if self.heat is None else self.heat[rows],
+            first_token_mask=None if self.first_token_mask is None else self.first_token_mask[rows],
+            continuation=None if self.continuation is None else self.continuation[index],
+        )
+
+
+class DenoiserAgent(BaseAgent):
+    """An agent whose network is a `Denoiser`; subclasses say how it writes plans.
+
+    Attributes:
+        denoiser: The network.
+        autocast_inference: Precision of planning; see `InferencePrecision`.
+    """
+
+    denoiser: Denoiser
+    autocast_inference: str
+
+    @on_one_thread
+    @torch.inference_mode()
+    def plan(
+        self,
+        observations: Observations,
+        generator: torch.Generator,
+        *,
+        greedy: bool = False,
+        collecting: bool = False,
+        repeats: np.ndarray | None = None,
+        continuation: Continuation | None = None,
+    ) -> PlanSample:
+        """See `BaseAgent.plan`.
+
+        Raises:
+            ValueError: If an array is missing, or the network's answers are not finite.
+        """
+        tensors = self.on_device(observations)
+        first = tensors[self.observation_keys[0]]
+        request = PlanRequest(
+            observations=observations,
+            tensors=tensors,
+            count=len(first),
+            device=first.device,
+            precision=InferencePrecision(self.autocast_inference, first.device),
+            heat=self.heat(repeats, first.device),
+            first_token_mask=self.first_token_mask(observations, first.device),
+            greedy=greedy,
+            collecting=collecting,
+            continuation=continuation,
+        )
+        return self.write_plans(request, generator)
+
+    @abstractmethod
+    def write_plans(self, request: PlanRequest, generator: torch.Generator) -> PlanSample:
+        """The plans that were asked for; called in inference mode, on one thread."""
+
+
+def as_tensor(value: np.ndarray | Tensor) -> Tensor:
+    """An array that environments or data hand out, as a tensor."""
+    if isinstance(value, Tensor):
+        return value
+    # torch cannot wrap read-only or negatively strided memory.
+    if not value.flags.writeable or not value.flags.c_contiguous:
+        value = value.copy()
+    return torch.from_numpy(value)
+
+
+def check_replan_every(agent: str, replan_every: int, plan_horizon: int) -> None:
+    """Raise ValueError unless 1 <= replan_every <= plan_horizon."""
+    if not 1 <= replan_every <= plan_horizon:
+        raise ValueError(
+            f"replan_every must be in 1..plan_horizon={plan_horizon}, got {replan_every}; "
+            f"set {agent}.replan_every lower or {agent}.plan_horizon higher."
+        )
