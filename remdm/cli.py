@@ -167,6 +167,11 @@ def _watch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="level seed")
     parser.add_argument("--gif", metavar="FILE", type=Path, help="draw the episode here")
     parser.add_argument("--fps", type=float, default=8.0, help="steps a second in the terminal")
+    parser.add_argument(
+        "--denoise", action="store_true", help="show how a plan came to be, net call by net call"
+    )
+    parser.add_argument("--plan", type=int, default=1, help="which plan of the episode (1)")
+    parser.add_argument("--png", metavar="FILE", type=Path, help="draw that plan's calls here")
     add_config_flags(parser)
 
 

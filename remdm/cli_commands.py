@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from remdm.evaluation.policies import Policy
     from remdm.evaluation.recording import Recording
     from remdm.evaluation.rollout import EvalRow
+    from remdm.evaluation.strip import Strip
     from remdm.experiment import Experiment
 
 INTERRUPTED = 130
@@ -231,13 +232,15 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def watch(args: argparse.Namespace) -> int:
-    """Play one level and show it: in the terminal, and as a GIF if asked for."""
+    """Play one level and show it: in the terminal, and as a GIF and a plan's strip if asked for."""
     from remdm.envs.making import make_vec_env
     from remdm.evaluation.gif import write_gif
     from remdm.evaluation.recording import record_episode
     from remdm.evaluation.rendering import render_episode
+    from remdm.evaluation.traced import plan_strip, trace_policy
 
     policy, envs = _player(args)
+    traced = trace_policy(policy) if args.denoise or args.png else None
     vec_env = make_vec_env([args.env or envs[0]])
     try:
         recording = record_episode(policy, vec_env, args.seed)
@@ -247,7 +250,25 @@ def watch(args: argparse.Namespace) -> int:
     if args.gif is not None:
         write_gif(args.gif, render_episode(recording))
         Console().print(f"drawn in {args.gif}", highlight=False)
+    if traced is not None:
+        strip = plan_strip(traced, recording, args.plan, policy.replan_every)
+        _show_strip(strip, recording, args.plan, args.png)
     return 0
+
+
+def _show_strip(strip: "Strip", recording: "Recording", number: int, png: Path | None) -> None:
+    """Print how a plan came to be, and draw it if a file was asked for."""
+    from remdm.evaluation.strip import strip_image, strip_text, write_png
+    from remdm.evaluation.tables import short_env_name
+
+    level = f"{short_env_name(recording.env)}, {recording.policy}, level {recording.seed}"
+    title = f"{level}, plan {number}: {strip.nfe} net calls"
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"\n{title}")
+    console.print(strip_text(strip))
+    if png is not None:
+        write_png(png, strip_image(strip, title))
+        console.print(f"drawn in {png}")
 
 
 def _player(args: argparse.Namespace) -> "tuple[Policy, list[str]]":

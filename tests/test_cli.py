@@ -291,8 +291,10 @@ def test_trained_agent_can_be_watched(
     trained: Path, capsys: pytest.CaptureFixture[str], folder: Path
 ) -> None:
     argv = ["watch", str(trained), "--env", "Gridworld-Room-9x9-v0", "--gif", "out.gif"]
-    assert main(argv) == 0
+    assert main([*argv, "--denoise", "--png", "strip.png"]) == 0
     assert (folder / "out.gif").stat().st_size > 1000
+    assert (folder / "strip.png").stat().st_size > 1000
+    assert "plan 1: " in capsys.readouterr().out
 
 
 # doctor
