@@ -32,6 +32,7 @@ from remdm.diffusion import (
     NoiseSchedule,
     PlanSample,
     Sampler,
+    plan_nelbo,
     sampler_preset,
 )
 from remdm.diffusion.candidates import best_of
@@ -178,6 +179,29 @@ class DiffusionPlannerAgent(DenoiserAgent):
             loss = loss + value
             metrics[name] = value.detach()
         return loss, metrics
+
+    @torch.inference_mode()
+    def nelbo(self, batch: Batch, generator: torch.Generator, *, draws: int = 16) -> Tensor:
+        """Upper bounds of `-log p(plan | observation)`; see `remdm.diffusion.plan_nelbo`.
+
+        Args:
+            batch: Labelled observations; weights are not read.
+            generator: Draws the masks.
+            draws: Masks per plan; their counts are spread evenly over the batch.
+
+        Returns:
+            Nats, float32 [B].
+        """
+        batch = batch.to(next(self.parameters()).device)
+        corruption = CountMasking(
+            self.num_actions, draws=draws, full_draws=0, pad_mode=self.corruption.pad_mode
+        )
+        corrupted = corruption(batch.plans, self.schedule, generator)
+        observations = self.on_device(batch.observations)
+        if OFFSET_KEY in self.denoiser.observation_keys:
+            observations[OFFSET_KEY] = torch.zeros_like(batch.env_ids)
+        logits = self.denoiser(observations, corrupted.tokens, corrupted.time)
+        return plan_nelbo(logits, batch.plans, corrupted, self.num_actions)
 
     def _behind_past(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         if batch.past is None:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.markup import escape
 
-from remdm import cli_commands, config
+from remdm import cli_commands, cli_watch, config
 from remdm._version import __version__
 from remdm.registry import nearest, unknown_name_message
 
@@ -154,6 +154,11 @@ def _eval(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="rows of the table: planner, single_step, planner+constraints, random, an oracle",
     )
+    parser.add_argument(
+        "--nelbo",
+        action="store_true",
+        help="measure, too, how likely the planner finds the oracle's plans",
+    )
     _add_env_flags(parser, "those of the run", 200)
     add_config_flags(parser)
 
@@ -215,7 +220,7 @@ COMMANDS = {
     "train": Command("train a planner, or go on with a run", _train, _run_train),
     "oracle": Command("measure an oracle", _oracle, _run_oracle),
     "eval": Command("measure a trained run", _eval, cli_commands.evaluate),
-    "watch": Command("play one episode and draw it", _watch, cli_commands.watch),
+    "watch": Command("play one episode and draw it", _watch, cli_watch.watch),
     "doctor": Command("check this machine and installation", _doctor, cli_commands.doctor),
     "config": Command("check config files and print what they say", _config, _run_config),
 }

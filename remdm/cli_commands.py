@@ -4,7 +4,6 @@ import argparse
 import json
 import shlex
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +16,10 @@ from rich.table import Table
 from remdm import config, gin_names, gin_text
 
 if TYPE_CHECKING:
+    from remdm.cli_runs import OpenRun
+    from remdm.evaluation.likelihood import Nelbo
     from remdm.evaluation.policies import Policy
-    from remdm.evaluation.recording import Recording
     from remdm.evaluation.rollout import EvalRow
-    from remdm.evaluation.strip import Strip
     from remdm.experiment import Experiment
 
 INTERRUPTED = 130
@@ -118,13 +117,16 @@ def print_rows(rows: "Sequence[EvalRow]", groups: Mapping[str, Sequence[str]]) -
 
 
 def write_rows(
-    path: Path | None, rows: "Sequence[EvalRow]", groups: Mapping[str, Sequence[str]]
+    path: Path | None,
+    rows: "Sequence[EvalRow]",
+    groups: Mapping[str, Sequence[str]],
+    extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write evaluation rows as JSON, if a file was asked for."""
+    """Write evaluation rows, and whatever `extra` adds, as JSON, if a file was asked for."""
     from remdm.evaluation.tables import results_document, write_json
 
     if path is not None:
-        write_json(path, results_document(rows, groups))
+        write_json(path, results_document(rows, groups, extra=extra))
 
 
 def env_groups(wanted: Sequence[str] | None) -> dict[str, list[str]]:
@@ -204,7 +206,7 @@ def _play(policy: "Policy", env: str, args: argparse.Namespace) -> "list[EvalRow
         ).rows
 
 
-# ------------------------------------------------------------------------------------- eval, watch
+# ------------------------------------------------------------------------------------- eval
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -215,10 +217,12 @@ def evaluate(args: argparse.Namespace) -> int:
 
     run = open_run(Path(args.run), args.configs, args.bind)
     groups = env_groups(args.envs) if args.envs else run.groups
+    envs = [env for group in groups.values() for env in group]
+    extra = {"nelbo": _print_nelbo(run, envs, args)} if args.nelbo else {}
     rows = evaluate_suite(
         run.agents,
         run.oracle,
-        [env for group in groups.values() for env in group],
+        envs,
         policies=args.policies or list(run.agents),
         episodes=args.episodes,
         first_seed=args.seed,
@@ -227,84 +231,45 @@ def evaluate(args: argparse.Namespace) -> int:
         make_vec_env=make_vec_env,
     )
     print_rows(rows, groups)
-    write_rows(args.json, rows, groups)
+    write_rows(args.json, rows, groups, extra)
     return 0
 
 
-def watch(args: argparse.Namespace) -> int:
-    """Play one level and show it: in the terminal, and as a GIF and a plan's strip if asked for."""
+def _print_nelbo(
+    run: "OpenRun", envs: Sequence[str], args: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Measure and print how likely the planner finds the oracle's plans; rows for a JSON file.
+
+    Raises:
+        ValueError: If the run's planner does not denoise.
+    """
+    from tqdm import tqdm
+
+    from remdm.agent import DiffusionPlannerAgent
     from remdm.envs.making import make_vec_env
-    from remdm.evaluation.gif import write_gif
-    from remdm.evaluation.recording import record_episode
-    from remdm.evaluation.rendering import render_episode
-    from remdm.evaluation.traced import plan_strip, trace_policy
+    from remdm.evaluation.likelihood import nelbo_of, nelbo_rows, nelbo_table, oracle_window
+    from remdm.seeding import torch_generator
 
-    policy, envs = _player(args)
-    traced = trace_policy(policy) if args.denoise or args.png else None
-    vec_env = make_vec_env([args.env or envs[0]])
-    try:
-        recording = record_episode(policy, vec_env, args.seed)
-    finally:
-        vec_env.close()
-    play_in_terminal(recording, args.fps)
-    if args.gif is not None:
-        write_gif(args.gif, render_episode(recording))
-        Console().print(f"drawn in {args.gif}", highlight=False)
-    if traced is not None:
-        strip = plan_strip(traced, recording, args.plan, policy.replan_every)
-        _show_strip(strip, recording, args.plan, args.png)
-    return 0
-
-
-def _show_strip(strip: "Strip", recording: "Recording", number: int, png: Path | None) -> None:
-    """Print how a plan came to be, and draw it if a file was asked for."""
-    from remdm.evaluation.strip import strip_image, strip_text, write_png
-    from remdm.evaluation.tables import short_env_name
-
-    level = f"{short_env_name(recording.env)}, {recording.policy}, level {recording.seed}"
-    title = f"{level}, plan {number}: {strip.nfe} net calls"
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"\n{title}")
-    console.print(strip_text(strip))
-    if png is not None:
-        write_png(png, strip_image(strip, title))
-        console.print(f"drawn in {png}")
-
-
-def _player(args: argparse.Namespace) -> "tuple[Policy, list[str]]":
-    """Who plays, and the environments of its run."""
-    from remdm.cli_runs import open_run, oracle_run
-    from remdm.evaluation.suite import suite_policies
-    from remdm.oracles.making import ORACLES
-
-    if args.run in ORACLES.names() and not Path(args.run).exists():
-        config.load_config(args.configs, args.bind)
-        run = oracle_run(args.run)
-        name = run.oracle.name
-    else:
-        run = open_run(Path(args.run), args.configs, args.bind)
-        name = args.policy
-    (policy,) = suite_policies(run.agents, run.oracle, [name], args.seed)
-    return policy, [env for group in run.groups.values() for env in group]
-
-
-def play_in_terminal(recording: "Recording", fps: float) -> None:
-    """Show an episode step by step on a terminal, and only its last step elsewhere."""
-    from rich.live import Live
-
-    from remdm.evaluation.rendering import fit_viewport
-    from remdm.evaluation.terminal import moment_text
-
-    view = fit_viewport([moment.observation for moment in recording.moments])
-    screens = range(len(recording.moments))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.print(moment_text(recording, screens[-1], view))
-        return
-    with Live(console=console, auto_refresh=False) as live:
-        for index in screens:
-            live.update(moment_text(recording, index, view), refresh=True)
-            time.sleep(1 / fps)
+    agent = run.agents.get("planner")
+    if not isinstance(agent, DiffusionPlannerAgent):
+        raise ValueError(
+            f"--nelbo needs a planner that denoises, got {type(agent).__name__}; leave it out."
+        )
+    found: dict[str, Nelbo] = {}
+    # Off a terminal (disable=None) there is nobody to watch a bar.
+    for env in tqdm(envs, desc="the oracle's plans", unit="env", disable=None, leave=False):
+        window = oracle_window(
+            agent,
+            run.oracle,
+            env,
+            episodes=args.episodes,
+            first_seed=args.seed,
+            rows=args.rows,
+            make_vec_env=make_vec_env,
+        )
+        found[env] = nelbo_of(agent, window, torch_generator(args.seed, "nelbo", env))
+    Console().print(nelbo_table(found, run.oracle.name))
+    return nelbo_rows(found)
 
 
 # ------------------------------------------------------------------------------------- doctor

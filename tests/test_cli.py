@@ -280,6 +280,18 @@ def test_eval_takes_a_checkpoint_and_other_settings(trained: Path, folder: Path)
     assert main([*argv, "--bind", "DiffusionPlannerAgent.replan_every = 1"]) == 0
 
 
+def test_eval_says_how_likely_the_planner_finds_the_plans_of_the_oracle(
+    trained: Path, capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    argv = ["eval", str(trained), "--episodes", "2", "--policies", "planner", "--nelbo"]
+    assert main([*argv, "--json", "rows.json"]) == 0
+    document = json.loads((folder / "rows.json").read_text())
+    envs = [row["env"] for row in document["rows"]]
+    assert [row["env"] for row in document["nelbo"]] == envs
+    assert all(0 < row["per_token"] < row["per_plan"] for row in document["nelbo"])
+    assert "nats per plan" in capsys.readouterr().out
+
+
 def test_eval_of_a_row_that_does_not_exist_names_the_rows(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,6 +28,7 @@ def corrupted_by(masks: Tensor, plans: Tensor, num_actions: int, weight: Tensor)
         tokens=plans.expand_as(masked).masked_fill(masked, mask_token(num_actions)),
         masked=masked,
         time=torch.zeros(shape),
+        rate=masked.double().mean(-1),
         counts=masked.sum(-1),
         free=torch.full((len(plans),), plans.shape[1]),
         elbo_weight=weight[:, None].expand(shape),

@@ -83,17 +83,19 @@ def test_a_sample_without_trace_is_refused():
 
 
 def test_symbols_are_arrows_initials_and_numbers_for_unknown_action_sets():
-    assert [token_symbol(token, ACTIONS) for token in (0, 1, 7, 8, MASK, END)] == list("↑→↖O·■")
-    assert [token_symbol(token, 4) for token in (0, 3, 4, 5)] == ["0", "3", "·", "■"]
+    assert [token_symbol(token, ACTIONS) for token in (0, 1, 7, 8, MASK, END)] == list(
+        "\u2191\u2192\u2196O\u00b7\u25a0"
+    )
+    assert [token_symbol(token, 4) for token in (0, 3, 4, 5)] == ["0", "3", "\u00b7", "\u25a0"]
 
 
 def test_text_is_legible_without_colours():
     text = strip_text(Strip.of(SAMPLE, ACTIONS, 2)).plain
     lines = [line.split() for line in text.splitlines()]
-    assert lines[1] == ["1", "+→", "·", "·", "·"]
-    assert lines[2] == ["3", "x·", "+↓", "+■", "+■"]
-    assert lines[3] == ["4", "+↑", "↓", "■", "■"]
-    assert lines[4] == ["plan", "↑", "↓", "■", "■"]
+    assert lines[1] == ["1", "+\u2192", "\u00b7", "\u00b7", "\u00b7"]
+    assert lines[2] == ["3", "x\u00b7", "+\u2193", "+\u25a0", "+\u25a0"]
+    assert lines[3] == ["4", "+\u2191", "\u2193", "\u25a0", "\u25a0"]
+    assert lines[4] == ["plan", "\u2191", "\u2193", "\u25a0", "\u25a0"]
 
 
 def test_picture_frames_what_was_revealed_and_masked_again(tmp_path):
