@@ -32,8 +32,8 @@ from remdm.diffusion import (
     NoiseSchedule,
     PlanSample,
     Sampler,
+    make_sampler,
     plan_nelbo,
-    sampler_preset,
 )
 from remdm.diffusion.candidates import best_of
 from remdm.diffusion.corruption import Corruption
@@ -66,9 +66,9 @@ class DiffusionPlannerAgent(DenoiserAgent):
         schedule_type: type[NoiseSchedule] = LinearSchedule,
         corruption_type: type[Corruption] = CountMasking,
         loss_type: type[MaskedLoss] = MaskedLoss,
-        sampler: str = "default",
-        sampler_collect: str = "default",
-        sampler_greedy: str = "greedy",
+        sampler: str | type[Sampler] = "default",
+        sampler_collect: str | type[Sampler] = "default",
+        sampler_greedy: str | type[Sampler] = "greedy",
         sampler_options: dict[str, Any] | None = None,
         sampler_collect_options: dict[str, Any] | None = None,
         inpaint_anchor: str = "none",
@@ -93,9 +93,10 @@ class DiffusionPlannerAgent(DenoiserAgent):
             schedule_type: Noise schedule; only nets and samplers with a time notice it.
             corruption_type: What is masked in training.
             loss_type: How the answers are scored.
-            sampler: Preset that plans when playing; see `remdm.diffusion.preset_names`.
-            sampler_collect: Preset that plans when collecting training data.
-            sampler_greedy: Preset behind `plan(greedy=True)`.
+            sampler: What plans when playing: a preset (`remdm.diffusion.preset_names`), or
+                `Sampler` itself, whose parts are bound one by one.
+            sampler_collect: What plans when collecting training data.
+            sampler_greedy: What is behind `plan(greedy=True)`.
             sampler_options: Knobs of `sampler` unlike the preset's, as {"temperature": 1.0}.
             sampler_collect_options: The same for `sampler_collect`.
             inpaint_anchor: How a plan hangs on the actions before it: "none", "legacy" or
@@ -140,11 +141,9 @@ class DiffusionPlannerAgent(DenoiserAgent):
         self.schedule = schedule_type()
         self.corruption = corruption_type(num_actions)
         self.masked_loss = loss_type(num_actions)
-        self.sampler = sampler_preset(sampler, num_actions, **(sampler_options or {}))
-        self.sampler_collect = sampler_preset(
-            sampler_collect, num_actions, **(sampler_collect_options or {})
-        )
-        self.sampler_greedy = sampler_preset(sampler_greedy, num_actions)
+        self.sampler = make_sampler(sampler, num_actions, sampler_options)
+        self.sampler_collect = make_sampler(sampler_collect, num_actions, sampler_collect_options)
+        self.sampler_greedy = make_sampler(sampler_greedy, num_actions)
         self.condition_dropout = condition_dropout
         self.guidance = None if guidance_type is None else guidance_type()
         self.candidates = candidates

@@ -36,6 +36,7 @@ from remdm.diffusion.corruption import Corrupted as Corrupted
 from remdm.diffusion.corruption import CountMasking as CountMasking
 from remdm.diffusion.loss import MaskedLoss as MaskedLoss
 from remdm.diffusion.loss import plan_nelbo as plan_nelbo
+from remdm.diffusion.presets import make_sampler as make_sampler
 from remdm.diffusion.presets import preset_names as preset_names
 from remdm.diffusion.presets import sampler_preset as sampler_preset
 from remdm.diffusion.sampler import Denoise as Denoise

@@ -5,7 +5,7 @@ as defaults. The published ones are in `remdm.diffusion.published`.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gin
@@ -153,6 +153,10 @@ _BUILDERS: tuple[Callable[..., Parts], ...] = (
 for _builder in _BUILDERS:
     PRESETS.register(_builder.__name__, _builder)
 
+# A preset is a whole sampler: what it does not name is absent, whatever `Sampler.*` gin binds for
+# a sampler of parts beside it.
+NO_PARTS: Parts = dict.fromkeys(("reveal", "order", "remask", "decoder", "grid", "schedule"))
+
 # What every preset lets the caller change, beside its own knobs.
 SAMPLER_KNOBS = (
     "window_first",
@@ -201,6 +205,31 @@ def sampler_preset(name: str, num_actions: int, **overrides: Any) -> Sampler:
                     f"knob of the sampler preset {name!r}", knob, (*knobs, *SAMPLER_KNOBS)
                 )
             )
-    parts = builder(**{k: v for k, v in overrides.items() if k in knobs})
+    parts = NO_PARTS | builder(**{k: v for k, v in overrides.items() if k in knobs})
     parts |= {k: v for k, v in overrides.items() if k not in knobs}
     return Sampler(num_actions, **parts)
+
+
+def make_sampler(
+    sampler: str | type[Sampler], num_actions: int, options: Mapping[str, Any] | None = None
+) -> Sampler:
+    """A sampler as a config names it: a preset, or a class whose parts gin binds.
+
+    Args:
+        sampler: A preset's name, or `Sampler` (in gin `@Sampler`, with `Sampler.grid =
+            @UniformAlpha()` and so on) or a subclass of it.
+        num_actions: Size of the action set.
+        options: Knobs of a preset.
+
+    Raises:
+        ValueError: If the preset or a knob is unknown, options are given for a class, or the parts
+            do not fit together.
+    """
+    if isinstance(sampler, str):
+        return sampler_preset(sampler, num_actions, **(options or {}))
+    if options:
+        raise ValueError(
+            f"sampler options are knobs of a preset, got {', '.join(options)} for the class "
+            f"{sampler.__name__}; bind them where they belong, as in Decoder.temperature = 0.5."
+        )
+    return sampler(num_actions)

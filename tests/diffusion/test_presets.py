@@ -3,9 +3,12 @@
 import gin
 import pytest
 
+from remdm.agent import DiffusionPlannerAgent
 from remdm.diffusion.grids import LoopGrid, SwitchGrid
-from remdm.diffusion.presets import preset_knobs, preset_names, sampler_preset
-from remdm.diffusion.remask import CapRemask, RescaleRemask
+from remdm.diffusion.presets import make_sampler, preset_knobs, preset_names, sampler_preset
+from remdm.diffusion.remask import CapRemask, NoRemask, RescaleRemask
+from remdm.diffusion.sampler import Sampler
+from remdm.maps import map_observation_spec
 
 NAMES = [
     "balanced",
@@ -171,3 +174,27 @@ def test_gin_builds_a_sampler_of_parts() -> None:
     steps = sampler.grid.steps(sampler.schedule)
     assert sampler.grid.alpha_on == 0.8
     assert sampler.remask.expected_redraws(sampler.remask.eta, steps) == pytest.approx(0.5)
+
+
+def test_an_agent_plans_with_a_sampler_of_parts_and_its_presets_stay_whole() -> None:
+    gin.parse_config(
+        """
+        DiffusionPlannerAgent.sampler = @Sampler
+        Sampler.grid = @UniformAlpha()
+        UniformAlpha.num_steps = 8
+        Sampler.reveal = @CountReveal()
+        Sampler.order = @RandomOrder()
+        Sampler.remask = @SwapRemask()
+        SwapRemask.swaps = 2
+        """
+    )
+    agent = DiffusionPlannerAgent(map_observation_spec(9, 9), 12)
+    assert (agent.sampler.grid.num_steps, agent.sampler.remask.swaps) == (8, 2)
+    for preset in (agent.sampler_collect, agent.sampler_greedy):
+        assert preset.grid is None
+        assert type(preset.remask) is NoRemask
+
+
+def test_options_are_refused_for_a_sampler_of_parts() -> None:
+    with pytest.raises(ValueError, match="knobs of a preset, got temperature for the class Samp"):
+        make_sampler(Sampler, 12, {"temperature": 1.0})
