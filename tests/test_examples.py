@@ -22,13 +22,18 @@ def run_program(
     *argv: str, folder: Path, recipe: str = "gridworld"
 ) -> subprocess.CompletedProcess[str]:
     """Run a training program under smoke.gin in `folder`."""
+    return run_script(*argv, "--configs", f"{recipe}.gin", "smoke.gin", folder=folder)
+
+
+def run_script(*argv: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program on one thread in `folder`."""
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
         "COLUMNS": "120",
     }
     return subprocess.run(
-        [sys.executable, *argv, "--configs", f"{recipe}.gin", "smoke.gin"],
+        [sys.executable, *argv],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -98,6 +103,20 @@ def test_own_step_refuses_a_teacher_that_does_not_win(folder: Path) -> None:
     assert f"ValueError: rook wins 1.00 of Gridworld-Room-9x9-v0; mend it or lower {knob}" in (
         done.stderr
     )
+
+
+@pytest.mark.slow
+def test_maze_paths_are_learnt_by_both_nets_and_counted(folder: Path) -> None:
+    flags = ["--mazes", "300", "--updates", "3", "--held_out", "40", "--json", "rows.json"]
+    done = run_script(example("03_maze_paths"), *flags, folder=folder)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((folder / "rows.json").read_text())["rows"]
+    assert [row["planner"] for row in rows] == ["masked diffusion", "autoregressive"]
+    assert all(row["planner"] in done.stdout for row in rows)
+    assert rows[0]["parameters"] == rows[1]["parameters"] < 1_000_000
+    for row in rows:
+        assert 0 <= row["ci_low"] <= row["solved"] <= row["ci_high"] <= 1
+        assert row["net_calls"] >= 1
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
