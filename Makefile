@@ -33,7 +33,7 @@ $(STAMP): setup.py constraints.txt
 		echo "$(PYTHON) lacks the venv module; on Debian and Ubuntu: apt install python3-venv" >&2; \
 		exit 1; fi
 	"$(PYTHON)" -m venv .venv
-	$(RUN) -m pip install --disable-pip-version-check -e '.[minihack,dev]' -c constraints.txt
+	$(RUN) -m pip install --disable-pip-version-check -e '.[minihack,craftax,dev]' -c constraints.txt
 	@touch $(STAMP)
 
 # The environment keeps large allocations; see remdm/allocator.py, which sets this at run time.

@@ -13,7 +13,7 @@ readme = ROOT / "README.md"
 EXTRAS = {
     # minihack imports pkg_resources, which setuptools 81 removes.
     "minihack": ["nle>=1.2", "minihack>=1.0", "setuptools<81"],
-    "craftax": ["jax", "craftax"],
+    "craftax": ["craftax>=1.6.1", "flax>=0.10", "jax>=0.7", "optax>=0.2"],
     "wandb": ["wandb"],
     "tensorboard": ["tensorboard"],
     "baselines": ["stable-baselines3>=2.3", "sb3-contrib>=2.3"],

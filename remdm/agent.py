@@ -36,7 +36,7 @@ from remdm.diffusion import (
     plan_nelbo,
 )
 from remdm.diffusion.candidates import best_of
-from remdm.diffusion.corruption import Corruption
+from remdm.diffusion.corruption import Corruption, nelbo_masking
 from remdm.diffusion.guidance import Guidance
 from remdm.diffusion.interface import Denoise, NonFiniteLogitsError
 from remdm.diffusion.scorers import Scorer
@@ -192,9 +192,7 @@ class DiffusionPlannerAgent(DenoiserAgent):
             Nats, float32 [B].
         """
         batch = batch.to(next(self.parameters()).device)
-        corruption = CountMasking(
-            self.num_actions, draws=draws, full_draws=0, pad_mode=self.corruption.pad_mode
-        )
+        corruption = nelbo_masking(self.num_actions, draws, self.corruption.pad_mode)
         corrupted = corruption(batch.plans, self.schedule, generator)
         observations = self.on_device(batch.observations)
         if OFFSET_KEY in self.denoiser.observation_keys:

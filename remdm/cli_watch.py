@@ -46,7 +46,8 @@ def _show_strip(strip: "Strip", recording: "Recording", number: int, png: Path |
     from remdm.evaluation.tables import short_env_name
 
     level = f"{short_env_name(recording.env)}, {recording.policy}, level {recording.seed}"
-    title = f"{level}, plan {number}: {strip.nfe} net calls"
+    calls = f"{strip.nfe} net call{'s' if strip.nfe != 1 else ''}"
+    title = f"{level}, plan {number}: {calls}"
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"\n{title}")
     console.print(strip_text(strip))

@@ -216,7 +216,10 @@ def code_blocks(path: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")), ids=name_of)
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_code_blocks_of_the_documents_parse(path: Path) -> None:
     for block in code_blocks(path, "python"):
         compile(block, name_of(path), "exec")

@@ -230,6 +230,19 @@ class CountMasking(Corruption):
         return (ratio * num_free / counts.clamp_min(1)).float()
 
 
+def nelbo_masking(num_actions: int, draws: int, pad_mode: str) -> CountMasking:
+    """The masks that a NELBO is measured with, whatever a config trains with.
+
+    Args:
+        num_actions: Size of the action set.
+        draws: Masks per plan, their counts spread evenly over the batch.
+        pad_mode: See `Corruption`; must be that of training.
+    """
+    return CountMasking(
+        num_actions, draws=draws, full_draws=0, low_discrepancy=True, pad_mode=pad_mode
+    )
+
+
 @gin.configurable(module="remdm", denylist=["num_actions"])
 class BernoulliMasking(Corruption):
     """Draws one time per plan and hides each token with that time's mask rate.

@@ -16,12 +16,15 @@ ENV_MODES = ("sync", "async", "already_vectorized")
 class _Family:
     target: str  # "module:Class"
     names: tuple[str, ...]  # for error messages; the class knows which names it takes
+    vectorized: str | None  # "module:Class" of a set of many, where there is one
 
 
 _FAMILIES: dict[str, _Family] = {}
 
 
-def register_env(prefix: str, target: str, names: Sequence[str] = ()) -> None:
+def register_env(
+    prefix: str, target: str, names: Sequence[str] = (), vectorized: str | None = None
+) -> None:
     """Make a family of environments known to `make_env`.
 
     Args:
@@ -29,6 +32,9 @@ def register_env(prefix: str, target: str, names: Sequence[str] = ()) -> None:
         target: `"module:Class"` of a `PlannerEnv` whose constructor takes the name first. It is
             imported on first use, in the process that makes the environment.
         names: Some names of the family, to be offered when a name is misspelt.
+        vectorized: `"module:Class"` of a `PlanVecEnv` that runs many of the family at once, whose
+            constructor takes the names first and `max_episode_steps`; `make_vec_env` then makes
+            that, whatever its mode.
 
     Raises:
         ValueError: If `target` is not of that form.
@@ -39,7 +45,7 @@ def register_env(prefix: str, target: str, names: Sequence[str] = ()) -> None:
             f"an environment is registered as a prefix and 'module:Class', "
             f"got {prefix!r} and {target!r}"
         )
-    _FAMILIES[prefix] = _Family(target, tuple(names))
+    _FAMILIES[prefix] = _Family(target, tuple(names), vectorized)
 
 
 def registered_envs() -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -77,6 +83,17 @@ register_env(
         "Gridworld-Doors-9x13-v0",
     ),
 )
+register_env(
+    "Craftax-",
+    "remdm.envs.craftax.single:CraftaxEnv",
+    ("Craftax-Classic-Symbolic-v1", "Craftax-Symbolic-v1"),
+    vectorized="remdm.envs.craftax.vec_env:CraftaxVecEnv",
+)
+
+
+def _family(name: str) -> _Family | None:
+    fitting = [prefix for prefix in _FAMILIES if name.startswith(prefix)]
+    return _FAMILIES[max(fitting, key=len)] if fitting else None
 
 
 def env_target(name: str) -> str:
@@ -85,12 +102,29 @@ def env_target(name: str) -> str:
     Raises:
         ValueError: If no family fits; offers the nearest names.
     """
-    fitting = [prefix for prefix in _FAMILIES if name.startswith(prefix)]
-    if fitting:
-        return _FAMILIES[max(fitting, key=len)].target
+    family = _family(name)
+    if family is not None:
+        return family.target
     if name.endswith(".des"):
         return _MINIHACK
     raise ValueError(unknown_name_message("environment", name, known_env_names()))
+
+
+def _vectorized_target(names: Sequence[str]) -> str | None:
+    """`"module:Class"` of the set that runs all of `names` at once, if there is one.
+
+    Raises:
+        ValueError: If it runs some of them only.
+    """
+    families = [_family(name) for name in names]
+    targets = {family.vectorized for family in families if family is not None}
+    targets |= {None for family in families if family is None}
+    if len(targets) > 1:
+        raise ValueError(
+            f"environments that run in one compiled set cannot share rows with others, got "
+            f"{sorted(set(names))}; set Experiment.train_envs to one kind."
+        )
+    return next(iter(targets), None)
 
 
 def make_env(name: str, **overrides: Any) -> PlannerEnv:
@@ -150,6 +184,13 @@ def make_vec_env(
         return _already_vectorized(names, env_mode)
     for name in names:
         env_target(name)  # a misspelt name fails here, not in a worker
+    vectorized = _vectorized_target(names)
+    if vectorized is not None:
+        module, attribute = vectorized.split(":")
+        vec_env_class = getattr(importlib.import_module(module), attribute)
+        limits = _limits(max_episode_steps, len(names))
+        made: PlanVecEnv = vec_env_class(names, max_episode_steps=limits)
+        return made
     makers = [
         EnvMaker(name, {} if limit is None else {"max_episode_steps": limit})
         for name, limit in zip(names, _limits(max_episode_steps, len(names)), strict=True)
