@@ -189,7 +189,8 @@ def make_vec_env(
         module, attribute = vectorized.split(":")
         vec_env_class = getattr(importlib.import_module(module), attribute)
         limits = _limits(max_episode_steps, len(names))
-        made: PlanVecEnv = vec_env_class(names, max_episode_steps=limits)
+        asked = {} if set(limits) == {None} else {"max_episode_steps": limits}
+        made: PlanVecEnv = vec_env_class(names, **asked)
         return made
     makers = [
         EnvMaker(name, {} if limit is None else {"max_episode_steps": limit})

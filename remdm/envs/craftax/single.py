@@ -7,20 +7,22 @@ from remdm.envs.contract import PlannerEnv, StepResult
 from remdm.envs.craftax.vec_env import CraftaxVecEnv
 
 
-@gin.configurable(module="remdm", denylist=["name"])
+@gin.configurable(module="remdm", denylist=["name", "max_episode_steps"])
 class CraftaxEnv(PlannerEnv):
     """A `CraftaxVecEnv` of one row. A set of many costs little more than this."""
 
     def __init__(self, name: str, *, max_episode_steps: int | None = None) -> None:
         """Args:
             name: Of the game.
-            max_episode_steps: Steps after which a life is cut; the game's own limit when None.
+            max_episode_steps: Steps after which a life is cut; left to
+                `CraftaxVecEnv.max_episode_steps` when None.
 
         Raises:
             ValueError: If the name is unknown.
             ImportError: If jax or craftax is missing.
         """
-        self._row = CraftaxVecEnv([name], max_episode_steps=max_episode_steps)
+        given = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
+        self._row = CraftaxVecEnv([name], **given)
         self.name = name
         self.num_actions = self._row.num_actions
         self.action_names = self._row.action_names
