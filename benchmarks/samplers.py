@@ -64,7 +64,7 @@ def jobs(tasks: Iterable[Task], folder: Path, *, quick: bool) -> list[Job]:
     found = []
     for task in tasks:
         identity = task.identity()
-        for point in points(task.horizon, quick=quick):
+        for point in points(task.horizon, quick=quick, long=not task.run):
             digest = hashlib.sha256(f"{identity}|{point.key()}".encode()).hexdigest()[:20]
             found.append(Job(task, point, folder / "points" / f"{digest}.json"))
     return found

@@ -1,4 +1,4 @@
-"""The command line: `remdm train | oracle | eval | watch | doctor | config`.
+"""The command line: `remdm train | oracle | eval | watch | expert | doctor | config`.
 
 Examples share its flags through `add_common_flags` and `load_from_flags`. A flag that a user did
 not type leaves no trace; one that was typed becomes a gin binding, so that it wins over the files
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.markup import escape
 
-from remdm import cli_commands, cli_watch, config
+from remdm import cli_commands, cli_expert, cli_watch, config
 from remdm._version import __version__
 from remdm.registry import nearest, unknown_name_message
 
@@ -192,6 +192,11 @@ def _config(parser: argparse.ArgumentParser) -> None:
     add_common_flags(parser)
 
 
+def _expert(parser: argparse.ArgumentParser) -> None:
+    cli_expert.add_flags(parser)
+    add_config_flags(parser)
+
+
 class Command(NamedTuple):
     """A subcommand: what it is for, its flags, and the function that runs it."""
 
@@ -221,6 +226,7 @@ COMMANDS = {
     "oracle": Command("measure an oracle", _oracle, _run_oracle),
     "eval": Command("measure a trained run", _eval, cli_commands.evaluate),
     "watch": Command("play one episode and draw it", _watch, cli_watch.watch),
+    "expert": Command("train or measure a Craftax expert", _expert, cli_expert.expert),
     "doctor": Command("check this machine and installation", _doctor, cli_commands.doctor),
     "config": Command("check config files and print what they say", _config, _run_config),
 }

@@ -52,7 +52,7 @@ def default_point() -> Point:
     return Point("default", {"gamma": preset_knobs("default")["gamma"]})
 
 
-def points(horizon: int, *, quick: bool = False) -> list[Point]:
+def points(horizon: int, *, quick: bool = False, long: bool = True) -> list[Point]:
     """All samplers for plans of a length.
 
     Samplers on a grid get a quarter, half and all of the horizon as their number of steps, and the
@@ -62,14 +62,15 @@ def points(horizon: int, *, quick: bool = False) -> list[Point]:
     Args:
         horizon: Tokens per plan.
         quick: Two settings per preset only, without those long ones.
+        long: Take those long ones, too; a trained net would be asked for hours.
     """
     found = [Point("default", {"gamma": gamma}, CANDIDATES) for gamma in CANDIDATE_GAMMAS]
     for preset in preset_names():
-        found += _points_of(preset, horizon, quick)
+        found += _points_of(preset, horizon, quick, long)
     return found
 
 
-def _points_of(preset: str, horizon: int, quick: bool) -> list[Point]:
+def _points_of(preset: str, horizon: int, quick: bool, long: bool) -> list[Point]:
     knobs = preset_knobs(preset)
     if "num_denoise_steps" not in knobs:
         made = [
@@ -83,5 +84,5 @@ def _points_of(preset: str, horizon: int, quick: bool) -> list[Point]:
         steps = {horizon // 2, horizon}
     else:
         steps |= {k for k in (knobs["num_denoise_steps"],) if k <= horizon}
-        steps |= {4 * horizon} if preset.startswith("paper_") else set()
+        steps |= {4 * horizon} if long and preset.startswith("paper_") else set()
     return [Point(preset, {"num_denoise_steps": k}) for k in sorted(steps)]

@@ -84,6 +84,17 @@ class TileCodec:
             SCALARS: flat[..., self._map_size :].astype(jnp.float32),
         }
 
+    def expand(self, packed: "dict[str, jax.Array]") -> "jax.Array":
+        """`decode` for compiled functions: float32 [..., flat_size]."""
+        import jax
+        import jax.numpy as jnp
+
+        blocks = jax.nn.one_hot(packed[TILES].astype(jnp.int32) - 1, self.num_blocks)
+        bits = jnp.unpackbits(packed[FLAGS], axis=-1, count=self.num_flags)
+        cells = jnp.concatenate([blocks, bits.astype(jnp.float32)], -1)
+        scalars = packed[SCALARS]
+        return jnp.concatenate([cells.reshape(*scalars.shape[:-1], -1), scalars], -1)
+
     def decode(self, packed: dict[str, Any]) -> np.ndarray:
         """The observations that were packed.
 

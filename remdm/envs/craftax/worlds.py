@@ -142,7 +142,7 @@ class WorldRunner:
         return worlds
 
     def step(
-        self, worlds: Worlds, actions: jax.Array, caps: jax.Array
+        self, worlds: Worlds, actions: jax.Array, caps: jax.Array | np.ndarray
     ) -> tuple[Worlds, tuple[jax.Array, ...]]:
         """One step of the worlds that run and get an action; inside a compiled function.
 

@@ -1,0 +1,1 @@
+"""Experts that are trained here, in JAX, for planners to learn from."""
