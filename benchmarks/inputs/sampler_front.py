@@ -145,7 +145,7 @@ def _draw_task(axes: "Axes", task: str, rows: list[Row]) -> None:
             zorder=5,
             label="the default",
         )
-    axes.set_xscale("log")
+    axes.set_xscale("log", base=2)
     axes.set_xlabel("net calls per plan", color=_FAINT)
     axes.set_ylabel("success", color=_FAINT)
     axes.set_ylim(-0.03, 1.05)

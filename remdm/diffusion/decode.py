@@ -58,11 +58,6 @@ class Decoder:
         self.greedy = greedy
         self.raw_confidence = raw_confidence
 
-    @property
-    def truncates(self) -> bool:
-        """Whether classes are cut off before the draw."""
-        return self.top_k is not None or self.top_p is not None
-
     def distribution(self, logits: Tensor) -> Tensor:
         """Probabilities to draw from.
 

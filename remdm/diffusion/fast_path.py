@@ -39,6 +39,7 @@ class FusedStep:
         order: Code of the order.
         gamma: Entropy bound, or a negative number to reveal by count.
         inverse_temperature: 1 / temperature.
+        top_p: Probability of the nucleus; 1 for all classes.
         greedy: Whether tokens are the likeliest ones.
         close_after_end: Whether END closes a plan at once.
     """
@@ -46,6 +47,7 @@ class FusedStep:
     order: int
     gamma: float
     inverse_temperature: float
+    top_p: float
     greedy: bool
     close_after_end: bool
 
@@ -60,7 +62,8 @@ class FusedStep:
     ) -> "FusedStep | None":
         """The kernel's settings, or None if these parts (or subclasses of them) need torch."""
         known = type(reveal) in (EntropyBoundReveal, CountReveal) and type(order) in _ORDER_CODES
-        plain = type(decoder) is Decoder and not decoder.truncates and not decoder.raw_confidence
+        plain = type(decoder) is Decoder and not decoder.raw_confidence and decoder.top_k is None
+        plain = plain and (decoder.top_p is None or decoder.nucleus_rule == "holtzman")
         if not (known and plain and type(remask) is NoRemask):
             return None
         gamma = -1.0
@@ -70,6 +73,7 @@ class FusedStep:
             order=_ORDER_CODES[type(order)],
             gamma=gamma,
             inverse_temperature=1.0 / decoder.temperature,
+            top_p=1.0 if decoder.top_p is None else decoder.top_p,
             greedy=decoder.greedy,
             close_after_end=close_after_end,
         )
@@ -121,6 +125,7 @@ class FusedStep:
             bars.everywhere.numpy(),
             index,
             self.inverse_temperature,
+            self.top_p,
             self.greedy,
             self.order,
             self.gamma if not math.isinf(self.gamma) else 1e300,

@@ -1,9 +1,9 @@
 """One denoising step on the CPU in one pass: the default sampler without torch's per-call cost.
 
 Computes exactly what `Sampler` computes with `EntropyBoundReveal` or `CountReveal`, an order by
-distribution or position, no remasking and no truncation; `tests/diffusion/test_fused.py` holds
-the two against each other. Row by row it tempers, draws, sorts, reveals, closes after END and
-notes which rows are finished.
+distribution or position, no remasking, and no truncation but Holtzman's nucleus;
+`tests/diffusion/test_fused.py` holds the two against each other. Row by row it tempers, draws,
+sorts, reveals, closes after END and notes which rows are finished.
 """
 
 import numpy as np
@@ -32,10 +32,38 @@ def _uniform(key: np.uint64, counter: int) -> float:
 
 
 @njit(cache=True)
+def _keep_nucleus(weights: np.ndarray, total: float, top_p: float) -> float:
+    """Set the weights [C] beyond the nucleus to 0; the class that crosses `top_p` stays.
+
+    Equal weights keep the lower class, as in `remdm.diffusion.decode.nucleus`.
+
+    Returns:
+        The sum of what is left.
+    """
+    kept = 0.0
+    last, last_class = np.inf, -1
+    while kept < top_p * total:
+        best = -1
+        for c in range(weights.shape[0]):
+            after = weights[c] < last or (weights[c] == last and c > last_class)
+            if after and weights[c] > 0.0 and (best < 0 or weights[c] > weights[best]):
+                best = c
+        if best < 0:
+            break
+        last, last_class = weights[best], best
+        kept += last
+    for c in range(weights.shape[0]):
+        if weights[c] < last or (weights[c] == last and c > last_class):
+            weights[c] = 0.0
+    return kept
+
+
+@njit(cache=True)
 def _decode(
     logits: np.ndarray,
     barred: np.ndarray,
     inverse_temperature: float,
+    top_p: float,
     greedy: bool,
     uniform: float,
     weights: np.ndarray,
@@ -53,16 +81,18 @@ def _decode(
         if not scaled <= largest:
             largest = scaled
     total = 0.0
+    for c in range(num_classes):
+        weights[c] = np.exp(weights[c] - largest)
+        total += weights[c]
+    if top_p < 1.0 and np.isfinite(total):
+        total = _keep_nucleus(weights, total, top_p)
     moment = 0.0
     best = 0
     second = 0.0
     for c in range(num_classes):
-        shifted = weights[c] - largest
-        weight = np.exp(shifted)
+        weight = weights[c]
         if weight > 0.0:
-            moment += weight * shifted
-        total += weight
-        weights[c] = weight
+            moment += weight * (np.float64(logits[c]) * inverse_temperature - largest)
         if c > 0:
             if weight > weights[best]:
                 second = weights[best]
@@ -108,6 +138,7 @@ def _decode_row(
     barred: np.ndarray,
     index: int,
     inverse_temperature: float,
+    top_p: float,
     greedy: bool,
     order: int,
     split: int,
@@ -138,6 +169,7 @@ def _decode_row(
             logits[h],
             barred_first if h == 0 else barred,
             inverse_temperature,
+            top_p,
             greedy,
             _uniform(key, first_counter + _TOKEN * horizon + h),
             weights,
@@ -193,6 +225,7 @@ def step(
     barred: np.ndarray,
     index: int,
     inverse_temperature: float,
+    top_p: float,
     greedy: bool,
     order: int,
     gamma: float,
@@ -217,6 +250,7 @@ def step(
         barred: bool [C]: classes that no position may take.
         index: Number of the step.
         inverse_temperature: 1 / temperature.
+        top_p: Probability of the nucleus, the class that crosses it included; 1 keeps all classes.
         greedy: Take the likeliest class.
         order: One of the codes of this module.
         gamma: Entropy bound in nats; negative to reveal by count.
@@ -246,7 +280,7 @@ def step(
         nfe[b] += 1
         num_masked = _decode_row(
             logits[b], tokens[b], keys[b], barred_first[min(b, last_bar)], barred, index,
-            inverse_temperature, greedy, order, split,
+            inverse_temperature, top_p, greedy, order, split,
             classes, chosen_log, entropies, positions, scratch,
         )  # fmt: skip
         if num_masked < 0:

@@ -32,6 +32,7 @@ REVEALS = {
     "gamma 2": (EntropyBoundReveal(gamma=2.0), None),
     "unbounded": (EntropyBoundReveal(gamma=math.inf), None),
 }
+TOP_P = [None, 0.9, 0.5, 1.0]
 SETTINGS = list(itertools.product([True, False], [None, 3], [True, False], [True, False]))
 
 
@@ -60,7 +61,7 @@ def test_fused_and_torch_paths_write_the_same_plans(order: Order, name: str) -> 
                 reveal=reveal,
                 grid=grid,
                 order=order,
-                decoder=Decoder(temperature=0.7, greedy=greedy),
+                decoder=Decoder(temperature=0.7, greedy=greedy, top_p=TOP_P[seed % 4]),
                 close_after_end=close,
                 early_exit=seed % 3 != 0,
                 fused=fused_path,
@@ -112,7 +113,7 @@ class MyReveal(EntropyBoundReveal):
     "parts",
     [
         {"decoder": Decoder(top_k=3)},
-        {"decoder": Decoder(top_p=0.9)},
+        {"decoder": Decoder(top_p=0.9, nucleus_rule="official")},
         {"decoder": Decoder(raw_confidence=True)},
         {"order": SampledConfidenceOrder()},
         {"reveal": MyReveal()},
