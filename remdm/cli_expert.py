@@ -1,4 +1,4 @@
-"""`remdm expert train | eval`: the experts that planners learn from in Craftax."""
+"""`remdm expert train | eval | import`: the experts that planners learn from in Craftax."""
 
 import argparse
 from pathlib import Path
@@ -11,10 +11,22 @@ from remdm import config
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `remdm expert`, without those of the configuration."""
-    parser.add_argument("action", choices=("train", "eval"), help="train one, or measure one")
-    parser.add_argument("run", nargs="?", help="eval: folder of a training, or of an expert in it")
-    parser.add_argument("--run_name", help="train: name of the folder (expert)")
-    parser.add_argument("--base_dir", type=Path, default=Path("runs"), help="train: its place")
+    parser.add_argument("action", choices=tuple(ACTIONS), help="what to do")
+    parser.add_argument(
+        "run",
+        nargs="?",
+        help="eval: folder of a training, or of an expert in it; "
+        "import: folder of Orbax checkpoints of Craftax_Baselines",
+    )
+    parser.add_argument("--run_name", default="expert", help="train, import: name of the folder")
+    parser.add_argument(
+        "--base_dir", type=Path, default=Path("runs"), help="train, import: its place"
+    )
+    parser.add_argument("--algorithm", default="ppo_rnn", help="import: ppo, ppo_rnn or ppo_rnd")
+    parser.add_argument(
+        "--env_name", default="Craftax-Classic-Symbolic-v1", help="import: game of the expert"
+    )
+    parser.add_argument("--width", type=int, default=512, help="import: its layer_size")
     parser.add_argument("--episodes", type=int, default=256, help="eval: worlds, one life in each")
     parser.add_argument("--seed", type=int, default=0, help="eval: seed of the first level")
     parser.add_argument("--max_steps", type=int, help="eval: cap of a life; the game's own")
@@ -23,19 +35,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def expert(args: argparse.Namespace) -> int:
-    """Train or measure an expert.
+    """Train, measure or import an expert.
 
     Raises:
         ValueError: If an argument is missing or makes no sense.
     """
-    return _train(args) if args.action == "train" else _evaluate(args)
+    return ACTIONS[args.action](args)
 
 
 def _train(args: argparse.Namespace) -> int:
     from remdm.experts.training import train_expert
 
     config.load_config(args.configs, args.bind)
-    folder = args.base_dir / (args.run_name or "expert")
+    folder = args.base_dir / args.run_name
     made = train_expert(folder)
     config.check_bindings()
     Console().print(f"the expert is in {made}; measure it: remdm expert eval {folder}")
@@ -70,3 +82,24 @@ def _evaluate(args: argparse.Namespace) -> int:
     if args.json is not None:
         write_json(args.json, {"env_name": game.name, "max_steps": cap, "rows": summaries})
     return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    from remdm.experts.orbax_import import import_expert
+    from remdm.experts.training import EXPERT_FOLDER
+
+    if args.run is None:
+        raise ValueError("remdm expert import needs the folder of the Orbax checkpoints, got none.")
+    folder = args.base_dir / args.run_name
+    made = import_expert(
+        Path(args.run),
+        folder / EXPERT_FOLDER,
+        algorithm=args.algorithm,
+        env_name=args.env_name,
+        width=args.width,
+    )
+    Console().print(f"the expert is in {made}; measure it: remdm expert eval {folder}")
+    return 0
+
+
+ACTIONS = {"train": _train, "eval": _evaluate, "import": _import}

@@ -110,26 +110,6 @@ class ActorCritic(nn.Module):
         return hidden, logits, values
 
 
-class NoveltyNet(nn.Module):
-    """Features of an observation, for random network distillation (arXiv 1810.12894).
-
-    Attributes:
-        hidden: Channels of the three hidden layers.
-        features: Channels that come out.
-    """
-
-    hidden: int = 256
-    features: int = 512
-
-    @nn.compact
-    def __call__(self, flat: jax.Array) -> jax.Array:
-        """Features [..., features] of observations [..., D]."""
-        x = flat
-        for _ in range(3):
-            x = nn.relu(_dense(self.hidden, ROOT_TWO)(x))
-        return _dense(self.features, 1.0)(x)
-
-
 POLICIES: dict[str, Callable[[int, int], nn.Module]] = {
     "ppo": ActorCritic,
     "ppo_rnn": ActorCriticRNN,
