@@ -49,7 +49,6 @@ def _train(args: argparse.Namespace) -> int:
     config.load_config(args.configs, args.bind)
     folder = args.base_dir / args.run_name
     made = train_expert(folder)
-    config.check_bindings()
     Console().print(f"the expert is in {made}; measure it: remdm expert eval {folder}")
     return 0
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from remdm import config
 from remdm.experts.checkpoint import TRAINING_FILE, expert_facts, load_tree, save_expert
 from remdm.experts.ppo import PPO, Training
 from remdm.experts.rollout import Lives
@@ -60,10 +61,12 @@ def train_expert(
         The folder of the expert.
 
     Raises:
+        ConfigError: If a binding is of no use.
         CheckpointError: If the folder holds an expert of other settings.
     """
     ppo = PPO()
     expert = folder / EXPERT_FOLDER
+    config.check_bindings()  # before hours are spent on what somebody did not mean
     training = _begin(ppo, expert)
     expert.parent.mkdir(parents=True, exist_ok=True)
     log = JsonlLog(folder / METRICS_FILE)

@@ -218,6 +218,15 @@ def test_recipe_of_the_expert_trains_when_tiny(
     assert json.loads((tmp_path / "tiny" / "expert" / "state.json").read_text())["updates"] == 1
 
 
+def test_a_binding_of_no_use_is_told_before_training(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    argv = ["expert", "train", "--configs", "craftax_classic_expert.gin", "--bind"]
+    assert main([*argv, "Experiment.epochs = 3", "--base_dir", str(tmp_path)]) == 2
+    assert "Experiment.epochs" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_evaluating_nothing_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["expert", "eval"]) == 2
     assert "needs the folder of a training" in capsys.readouterr().err
