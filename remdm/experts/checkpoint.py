@@ -37,14 +37,8 @@ def save_tree(path: Path, tree: Any) -> None:
     Raises:
         OSError: If the disk is full.
     """
-    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in named_leaves(tree).items()}
-    # Shapes of one number: contiguous makes them one longer.
-    shaped = {name: array.reshape(np.shape(leaf)) for (name, array), leaf in _pairs(arrays, tree)}
-    path.write_bytes(save(shaped))
-
-
-def _pairs(arrays: dict[str, np.ndarray], tree: Any) -> Any:
-    return zip(arrays.items(), jax.tree.leaves(tree), strict=True)
+    arrays = {name: np.array(leaf, order="C") for name, leaf in named_leaves(tree).items()}
+    path.write_bytes(save(arrays))
 
 
 def load_tree(path: Path, like: Any) -> Any:

@@ -164,12 +164,15 @@ def test_lives_end_at_their_cap_and_rows_are_reset_alone() -> None:
 
 
 def test_achievements_are_kept_beyond_the_end_of_a_life(worlds: CraftaxVecEnv) -> None:
-    """A random life of 300 steps unlocks something."""
+    """A random life of 300 steps unlocks something, and some end in death, which wins nothing."""
     worlds.reset(list(range(50, 58)))
-    total = np.zeros(8)
+    total, died = np.zeros(8), np.zeros(8, bool)
     for turn in range(38):
         chunk = worlds.execute(actions(8, 8, turn), 8)
+        died |= chunk.terminated.any(1)
+        assert not chunk.won.any()
         total += chunk.rewards.sum(1)
+    assert died.any()
     unlocked = worlds.achievements
     assert unlocked.shape == (8, 22)
     assert unlocked.any()
