@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from remdm.maps import NUM_TERRAINS, ArraySpec
-from remdm.nets.attention import DecoderLayer, SharedKeysValues
-from remdm.nets.denoiser import OFFSET_KEY, Context, Denoiser
+from remdm.nets.cross_denoiser import TOKEN_SCALE, CrossDenoiser
+from remdm.nets.denoiser import OFFSET_KEY
 from remdm.nets.egocentric import (
     FEATURE_KEYS,
     NUM_BLOCKED,
@@ -22,12 +22,8 @@ from remdm.nets.egocentric import (
     ViewSize,
     egocentric_features,
 )
-from remdm.tokens import vocabulary_size
+from remdm.nets.residual import ResidualBlock
 
-# Tokens and their positions start at the same scale. Positions at the usual 0.02 beside tokens of
-# scale 1 drown: every position then predicts the same symbol for hundreds of updates.
-TOKEN_SCALE = 0.3
-HEAD_SCALE = 0.05
 CELL_SCALE = 0.5  # each of the four summed tables, so that a cell starts near scale 1
 
 
@@ -55,22 +51,6 @@ class CellEmbedding(nn.Module):
         combined = combined[:, :, None] + search
         combined = combined[:, :, :, None] + blocked
         return F.embedding(cells, combined.flatten(0, 3))
-
-
-class ResidualBlock(nn.Module):
-    """x + conv(relu(conv(relu(x))))."""
-
-    def __init__(self, channels: int) -> None:
-        """Args:
-        channels: In and out.
-        """
-        super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, channels, h, w] to the same."""
-        return x + self.second(F.relu(self.first(F.relu(x))))
 
 
 @gin.configurable(module="remdm", denylist=["observation_spec", "width"])
@@ -158,15 +138,8 @@ class EgoEncoder(nn.Module):
 
 
 @gin.configurable(module="remdm", denylist=["observation_spec", "num_actions", "plan_horizon"])
-class EgoDenoiser(Denoiser):
-    """Plan tokens that attend to each other and to the encoded observation; no time input.
-
-    The best denoiser of masked tokens does not depend on the time (reference: Zheng et al. 2024,
-    arXiv:2409.02908), so the observation's keys and values are exact for every denoising step.
-
-    Where the observation has an `offset`, the number of executed actions at the front of the plan,
-    it becomes one more observation token.
-    """
+class EgoDenoiser(CrossDenoiser):
+    """Plan tokens that attend to each other and to the two egocentric views."""
 
     observation_keys: tuple[str, ...] = FEATURE_KEYS
 
@@ -192,50 +165,18 @@ class EgoDenoiser(Denoiser):
         hidden: Channels inside the feed-forward networks.
         encoder_type: Makes observation tokens of `width` channels.
         """
-        super().__init__()
-        self.num_actions = num_actions
-        self.plan_horizon = plan_horizon
-        self.encoder = encoder_type(observation_spec, width)
-        self.memory = SharedKeysValues(width, num_heads, num_layers)
-        self.plan_tokens = nn.Parameter(
-            torch.randn(vocabulary_size(num_actions), width) * TOKEN_SCALE
+        super().__init__(
+            encoder_type(observation_spec, width),
+            num_actions,
+            plan_horizon,
+            width=width,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            hidden=hidden,
+            told_offset=OFFSET_KEY in observation_spec,
         )
-        self.plan_positions = nn.Parameter(torch.randn(plan_horizon, width) * TOKEN_SCALE)
-        self.layers = nn.ModuleList(
-            DecoderLayer(width, num_heads, hidden) for _ in range(num_layers)
-        )
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, num_actions + 1)
-        # Not zero: a zero head holds back everything below it, and cost 0.15 of first-action
-        # accuracy after 300 updates.
-        nn.init.normal_(self.head.weight, std=HEAD_SCALE)
-        nn.init.zeros_(self.head.bias)
-        self.offsets: nn.Parameter | None = None
-        if OFFSET_KEY in observation_spec:  # last, so that all else starts as without it
-            self.observation_keys = (*FEATURE_KEYS, OFFSET_KEY)
-            self.offsets = nn.Parameter(torch.randn(plan_horizon, width) * TOKEN_SCALE)
 
-    def encode(self, observations: dict[str, Tensor]) -> Context:
-        """Keys and values per decoder layer: (keys_0, .., values_0, ..), each [B, heads, ..].
-
-        Where `offset` is known to the net and missing in the observation, it is 0.
-        """
-        tokens = self.encoder(observations)
-        if self.offsets is not None:
-            offset = observations.get(OFFSET_KEY)
-            if offset is None:
-                offset = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
-            told = self.offsets[offset.long()].to(tokens.dtype)
-            tokens = torch.cat([tokens, told[:, None]], 1)
-        keys, values = self.memory(tokens)
-        return (*keys.unbind(0), *values.unbind(0))
-
-    def denoise(self, context: Context, zt: Tensor, t: Tensor | float | None = None) -> Tensor:
-        """See `Denoiser.denoise`; `t` is not read."""
-        count = len(self.layers)
-        tokens = zt[:, None] if zt.ndim == 2 else zt.transpose(0, 1)
-        plan = F.embedding(tokens, self.plan_tokens) + self.plan_positions
-        for layer, keys, values in zip(self.layers, context[:count], context[count:], strict=True):
-            plan = layer(plan, keys, values)
-        logits = self.head(self.norm(plan)).float()
-        return logits[:, 0] if zt.ndim == 2 else logits.transpose(0, 1)
+    def observation_tokens(self, observations: dict[str, Tensor]) -> Tensor:
+        """See `CrossDenoiser.observation_tokens`."""
+        tokens: Tensor = self.encoder(observations)
+        return tokens

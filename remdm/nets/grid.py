@@ -14,13 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from remdm.maps import ArraySpec
-from remdm.nets.attention import DecoderLayer, SharedKeysValues
-from remdm.nets.denoiser import Context, Denoiser
-from remdm.tokens import vocabulary_size
+from remdm.nets.attention import DecoderLayer
+from remdm.nets.cross_denoiser import TOKEN_SCALE, CrossDenoiser
 
 OBSERVATION_KEYS = ("passages", "marks")
-TOKEN_SCALE = 0.3  # of tokens and positions alike; see `remdm.nets.ego`
-HEAD_SCALE = 0.05
 CLOCK_SCALE = 0.1
 
 
@@ -82,7 +79,7 @@ class GridEncoder(nn.Module):
 
 
 @gin.configurable(module="remdm", denylist=["observation_spec", "num_actions", "plan_horizon"])
-class GridDenoiser(Denoiser):
+class GridDenoiser(CrossDenoiser):
     """Plan tokens that attend to each other and to the cells of a grid; no time input."""
 
     observation_keys = OBSERVATION_KEYS
@@ -115,7 +112,6 @@ class GridDenoiser(Denoiser):
         Raises:
             ValueError: If the observations hold no such grid.
         """
-        super().__init__()
         shapes = [
             observation_spec[key].shape for key in OBSERVATION_KEYS if key in observation_spec
         ]
@@ -125,32 +121,19 @@ class GridDenoiser(Denoiser):
                 f'"marks" [rows, columns, features], got {observation_spec}. Choose another '
                 "DiffusionPlannerAgent.denoiser_type."
             )
-        self.num_actions = num_actions
-        self.plan_horizon = plan_horizon
         rows, columns, num_marks = shapes[1]
-        self.encoder = encoder_type(rows, columns, num_marks, width)
-        self.memory = SharedKeysValues(width, num_heads, num_layers)
-        self.plan_tokens = nn.Parameter(
-            torch.randn(vocabulary_size(num_actions), width) * TOKEN_SCALE
+        super().__init__(
+            encoder_type(rows, columns, num_marks, width),
+            num_actions,
+            plan_horizon,
+            width=width,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            hidden=hidden,
+            layer_type=layer_type,
         )
-        self.plan_positions = nn.Parameter(torch.randn(plan_horizon, width) * TOKEN_SCALE)
-        self.layers = nn.ModuleList(layer_type(width, num_heads, hidden) for _ in range(num_layers))
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, num_actions + 1)
-        nn.init.normal_(self.head.weight, std=HEAD_SCALE)
-        nn.init.zeros_(self.head.bias)
 
-    def encode(self, observations: dict[str, Tensor]) -> Context:
-        """Keys and values per decoder layer: (keys_0, .., values_0, ..), each [B, heads, ..]."""
-        keys, values = self.memory(self.encoder(*(observations[key] for key in OBSERVATION_KEYS)))
-        return (*keys.unbind(0), *values.unbind(0))
-
-    def denoise(self, context: Context, zt: Tensor, t: Tensor | float | None = None) -> Tensor:
-        """See `Denoiser.denoise`; `t` is not read."""
-        count = len(self.layers)
-        tokens = zt[:, None] if zt.ndim == 2 else zt.transpose(0, 1)
-        plan = F.embedding(tokens, self.plan_tokens) + self.plan_positions
-        for layer, keys, values in zip(self.layers, context[:count], context[count:], strict=True):
-            plan = layer(plan, keys, values)
-        logits = self.head(self.norm(plan)).float()
-        return logits[:, 0] if zt.ndim == 2 else logits.transpose(0, 1)
+    def observation_tokens(self, observations: dict[str, Tensor]) -> Tensor:
+        """See `CrossDenoiser.observation_tokens`."""
+        tokens: Tensor = self.encoder(*(observations[key] for key in OBSERVATION_KEYS))
+        return tokens
