@@ -1,4 +1,4 @@
-"""PPO (arXiv 1707.06347) on Craftax, one compiled function per update; with a memory if wanted."""
+"""PPO (arXiv 1707.06347) on Craftax, one compiled update; with a memory or a novelty bonus."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -13,11 +13,10 @@ import optax
 from remdm.envs.craftax.game import CLASSIC
 from remdm.envs.craftax.worlds import Worlds, runner_of
 from remdm.experts.nets import POLICIES, Params
+from remdm.experts.rnd import RND, Novelty
 from remdm.experts.rollout import Actors, Experience, Lives, act, advantages, collect, new_actors
 from remdm.registry import unknown_name_message
 from remdm.seeding import TRAINING_SEEDS
-
-ALGORITHMS = ("ppo", "ppo_rnn")
 
 
 @jax.tree_util.register_dataclass
@@ -31,6 +30,7 @@ class Training:
         actors: Worlds and memories.
         key: Of all that is still to be drawn.
         updates: int32 []: updates done.
+        novelty: What the bonus is made of; None without one.
     """
 
     params: Params
@@ -38,11 +38,19 @@ class Training:
     actors: Actors
     key: jax.Array
     updates: jax.Array
+    novelty: Novelty | None = None
 
 
 @gin.configurable(module="remdm")
 class PPO:
-    """Trains an expert. Defaults are those of Craftax_Baselines but for the smaller batch."""
+    """Trains an expert. Defaults are those of Craftax_Baselines but for the smaller batch.
+
+    Lives that end go on in worlds of a pool, which is what the baselines call optimistic resets.
+    They make `num_envs / reset_ratio` worlds at every step, with a ratio of 16, and share them
+    among lives if more than that end with the step. Here `pool_size` worlds are made for a whole
+    update, and each is used once before any is used again; so lives share a world only if more
+    than `pool_size` of them end in one update, of which `lives/count` tells.
+    """
 
     def __init__(
         self,
@@ -68,7 +76,8 @@ class PPO:
         seed: int = 0,
     ) -> None:
         """Args:
-            algorithm: "ppo" or "ppo_rnn".
+            algorithm: "ppo", "ppo_rnn" with a memory, or "ppo_rnd" with a bonus for novelty,
+                whose settings are those of `RND`.
             env_name: Game.
             total_timesteps: Env steps, rounded down to whole updates.
             num_envs: Worlds side by side.
@@ -91,8 +100,8 @@ class PPO:
         Raises:
             ValueError: If a value makes no sense, or the steps are not enough for one update.
         """
-        if algorithm not in ALGORITHMS:
-            raise ValueError(unknown_name_message("PPO.algorithm", algorithm, ALGORITHMS))
+        if algorithm not in POLICIES:
+            raise ValueError(unknown_name_message("PPO.algorithm", algorithm, POLICIES))
         counts = {
             "num_envs": num_envs,
             "num_steps": num_steps,
@@ -122,13 +131,17 @@ class PPO:
         self.gamma, self.gae_lambda, self.clip = gamma, gae_lambda, clip
         self.value_weight, self.entropy_weight = value_weight, entropy_weight
         self.pool_size = pool_size
+        self.runner = runner_of(env_name)
+        game = self.runner.game
+        self.rnd: RND | None = None
+        if algorithm == "ppo_rnd":
+            self.rnd = RND(game.codec, num_minibatches, grad_clip)
         self._settings = (
             algorithm, env_name, total_timesteps, num_envs, num_steps, update_epochs,
             num_minibatches, width, learning_rate, anneal, gamma, gae_lambda, clip, value_weight,
             entropy_weight, grad_clip, pool_size, max_episode_steps, seed,
+            self.rnd.settings if self.rnd else None,
         )  # fmt: skip
-        self.runner = runner_of(env_name)
-        game = self.runner.game
         cap = max_episode_steps or game.max_episode_steps
         self.caps = np.full(num_envs, min(cap, game.max_episode_steps), np.int32)
         self.net = POLICIES[algorithm](len(game.action_names), width)
@@ -159,12 +172,17 @@ class PPO:
         flat = jnp.zeros((1, 1, self.runner.game.codec.flat_size))
         params = self.net.init(for_net, jnp.zeros((1, self.width)), flat, jnp.zeros((1, 1), bool))
         worlds = self.runner.make_many(self._levels(0, self.num_envs))
+        novelty = None
+        if self.rnd is not None:
+            key, for_novelty = jax.random.split(key)
+            novelty = self.rnd.start(for_novelty)
         return Training(
             params=params,
             optimiser=self.optimiser.init(params),
             actors=new_actors(worlds, self.width),
             key=key,
             updates=jnp.zeros((), jnp.int32),
+            novelty=novelty,
         )
 
     def _levels(self, first: int, count: int) -> np.ndarray:
@@ -191,7 +209,7 @@ class PPO:
         self, training: Training, pool: Worlds
     ) -> tuple[Training, dict[str, jax.Array], Lives]:
         key, for_actions, for_batches = jax.random.split(training.key, 3)
-        began = training.actors
+        began, novelty = training.actors, training.novelty
         actors, experience, lives = collect(
             self.net,
             training.params,
@@ -202,10 +220,15 @@ class PPO:
             for_actions,
             self.num_steps,
         )
-        flat = self.runner.game.codec.expand(actors.worlds.observations)[None]
-        _, _, last = act(self.net, training.params, actors.hidden, flat, actors.begins[None])
-        gained, targets = advantages(experience, last[0], gamma=self.gamma, lam=self.gae_lambda)
-        data = (began.hidden, experience, gained, targets)
+        rewarded = experience
+        of_bonus: dict[str, jax.Array] = {}
+        if self.rnd is not None:
+            assert novelty is not None  # `start` made it
+            key, for_novelty = jax.random.split(key)
+            novelty, rewarded, of_bonus = self.rnd.advance(
+                novelty, experience, actors.worlds.observations, for_novelty
+            )
+        data = (began.hidden, experience, *self._judged(training.params, rewarded, actors))
 
         def epoch(carry: Any, key: jax.Array) -> tuple[Any, Any]:
             return jax.lax.scan(self._minibatch, carry, self._parts(data, key))
@@ -213,8 +236,17 @@ class PPO:
         carry = training.params, training.optimiser
         keys = jax.random.split(for_batches, self.update_epochs)
         (params, optimiser), scalars = jax.lax.scan(epoch, carry, keys)
-        after = Training(params, optimiser, actors, key, training.updates + 1)
-        return after, jax.tree.map(jnp.mean, scalars), lives
+        after = Training(params, optimiser, actors, key, training.updates + 1, novelty)
+        return after, jax.tree.map(jnp.mean, scalars) | of_bonus, lives
+
+    def _judged(
+        self, params: Params, rewarded: Experience, actors: Actors
+    ) -> tuple[jax.Array, jax.Array]:
+        """Advantages [T, N] and targets of the values, of an experience that `actors` ended in."""
+        flat = self.runner.game.codec.expand(actors.worlds.observations)[None]
+        _, _, last = act(self.net, params, actors.hidden, flat, actors.begins[None])
+        gained, targets = advantages(rewarded, last[0], gamma=self.gamma, lam=self.gae_lambda)
+        return gained if self.rnd is None else self.rnd.joined(gained), targets
 
     def _parts(self, data: Any, key: jax.Array) -> Any:
         """Shuffled minibatches, the first axis: whole worlds, so that memories stay whole.
@@ -248,7 +280,10 @@ class PPO:
         gained: jax.Array,
         targets: jax.Array,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Clipped objective, clipped value error and entropy bonus (equation 9)."""
+        """Clipped objective, clipped value error and entropy bonus (equation 9).
+
+        With several values, the value error is the sum of theirs.
+        """
         flat = self.runner.game.codec.expand(experience.packed)
         _, logits, values = act(self.net, params, hidden, flat, experience.begins)
         log_law = jax.nn.log_softmax(logits)
@@ -259,7 +294,7 @@ class PPO:
         policy = -jnp.minimum(ratio * gained, held * gained).mean()
         moved = jnp.clip(values - experience.values, -self.clip, self.clip)
         errors = jnp.maximum((values - targets) ** 2, (experience.values + moved - targets) ** 2)
-        value = 0.5 * errors.mean()
+        value = 0.5 * errors.mean((0, 1)).sum()
         entropy = -(jnp.exp(log_law) * log_law).sum(-1).mean()
         loss = policy + self.value_weight * value - self.entropy_weight * entropy
         return loss, {"policy_loss": policy, "value_loss": value, "entropy": entropy}

@@ -66,8 +66,8 @@ class Experience:
         actions: int32.
         log_probs: float32: of the actions under the policy that acted.
         values: float32, with one axis more for several values.
-        rewards: float32.
-        ends: bool: the life ended with the step.
+        rewards: float32, with one axis more for several kinds of rewards.
+        ends: bool: the life ended with the step; with the axes of `rewards`.
     """
 
     packed: dict[str, jax.Array]
@@ -189,13 +189,14 @@ def advantages(
     A life that was cut counts as ended, as in the baselines.
 
     Args:
-        experience: T steps with one value each.
-        last_values: float32 [N]: of what is seen after the last step.
+        experience: T steps; rewards, values and ends have the same axes, and what is on a third
+            one is kept apart.
+        last_values: float32 [N, ...]: of what is seen after the last step.
         gamma: Discount.
         lam: Share of longer estimates.
 
     Returns:
-        Two arrays float32 [T, N].
+        Two arrays float32 [T, N, ...].
     """
 
     def back(carry: tuple[Any, Any], step: tuple[Any, ...]) -> tuple[tuple[Any, Any], Any]:

@@ -23,13 +23,13 @@ from remdm.training.tracking import JsonlLog
 logger = logging.getLogger(__name__)
 
 EXPERT_FOLDER, METRICS_FILE = "expert", "metrics.jsonl"  # in the folder of a training
-# What may differ when a training goes on.
-IDENTITY = ("algorithm", "env_name", "width", "num_envs", "num_steps", "seed", "num_updates")
+# What may not differ when a training goes on.
+IDENTITY = ("algorithm", "env_name", "width", "num_envs", "num_steps", "seed", "num_updates", "rnd")
 
 
 def facts_of(ppo: PPO, updates: int) -> dict[str, Any]:
     """What an expert's `state.json` says of it."""
-    return {
+    facts = {
         "algorithm": ppo.algorithm,
         "env_name": ppo.env_name,
         "width": ppo.width,
@@ -41,6 +41,7 @@ def facts_of(ppo: PPO, updates: int) -> dict[str, Any]:
         "timesteps": updates * ppo.frames_per_update,
         "action_names": list(ppo.runner.game.action_names),
     }
+    return facts if ppo.rnd is None else facts | {"rnd": ppo.rnd.sizes}
 
 
 @gin.configurable(module="remdm", denylist=["folder"])
@@ -105,14 +106,14 @@ def _begin(ppo: PPO, folder: Path) -> Training:
         return ppo.start()
     facts, wanted = expert_facts(folder), facts_of(ppo, 0)
     differ = [
-        f"{name} is {wanted[name]} now, {facts.get(name)} there"
+        f"{name} is {wanted.get(name)} now, {facts.get(name)} there"
         for name in IDENTITY
-        if wanted[name] != facts.get(name)
+        if wanted.get(name) != facts.get(name)
     ]
     if differ:
         raise CheckpointError(
             f"{folder} holds an expert of other settings: {'; '.join(differ)}. Choose another "
-            "--run_name, or bind PPO as it was."
+            "--run_name, or bind PPO and RND as they were."
         )
     like = jax.eval_shape(ppo.start)
     restored: Training = load_tree(folder / TRAINING_FILE, like)

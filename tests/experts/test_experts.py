@@ -45,6 +45,9 @@ TINY = {
         ("ppo_rnn", 1345, 17, 3_323_922),
         ("ppo", 8268, 43, 9_540_652),
         ("ppo_rnn", 8268, 43, 6_881_836),
+        # Those of "ppo" and a third tower.
+        ("ppo_rnd", 1345, 17, 2_438_162 + 1_214_977),
+        ("ppo_rnd", 8268, 43, 9_540_652 + 4_759_553),
     ],
 )
 def test_nets_have_the_parameters_of_the_baselines(
@@ -167,6 +170,9 @@ def test_training_writes_an_expert_and_goes_on_bit_for_bit(tmp_path: Path) -> No
         assert all(np.isfinite(float(value)) for value in scalars.values())
         assert int(lives.steps) == 12 * int(lives.count)  # nobody dies in twelve steps
     assert ended == 8  # of sixteen steps, every life was cut at the twelfth
+    assert training.novelty is None
+    # The pool had a world for each of them.
+    assert len(np.unique(np.asarray(training.actors.worlds.keys), axis=0)) == 8
     changed = [
         not np.array_equal(a, b)
         for a, b in zip(jax.tree.leaves(blank), jax.tree.leaves(training.params), strict=True)
@@ -265,6 +271,7 @@ def test_experts_of_another_game_or_shape_are_refused(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"algorithm": "pp0"}, "unknown PPO.algorithm 'pp0'"),
+        ({"algorithm": "ppo_rmd"}, "did you mean .*'ppo_rnd'"),
         ({"env_name": "Craftax-Classic-v1"}, "did you mean 'Craftax-Classic-Symbolic-v1'"),
         ({"total_timesteps": 63}, "less than one update of num_envs \\* num_steps = 64"),
         ({"num_minibatches": 3}, "must divide num_envs=8"),
