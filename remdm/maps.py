@@ -65,6 +65,25 @@ class ArraySpec:
     dtype: np.dtype
 
 
+# Arrays of an observation that repeat earlier steps; see `remdm.envs.history`. They are made again
+# from those steps when a window is drawn, and never stored.
+HISTORY_PREFIX = "history/"
+HISTORY_ACTIONS = HISTORY_PREFIX + "actions"
+
+
+def history_spec(spec: dict[str, ArraySpec], history: int) -> dict[str, ArraySpec]:
+    """The arrays that `history` earlier steps add to an observation; none when 0.
+
+    Args:
+        spec: Arrays to look back at.
+        history: Steps to look back.
+    """
+    if not history:
+        return {}
+    past = {HISTORY_PREFIX + k: ArraySpec((history, *s.shape), s.dtype) for k, s in spec.items()}
+    return past | {HISTORY_ACTIONS: ArraySpec((history,), np.dtype(np.int8))}
+
+
 def map_observation_spec(height: int, width: int) -> dict[str, ArraySpec]:
     """The arrays of one observation of a map environment.
 

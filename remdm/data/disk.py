@@ -9,6 +9,7 @@ import gin
 import numpy as np
 
 from remdm.data.batch import Window
+from remdm.data.contents import WindowContents
 from remdm.data.contract import RLDataset
 from remdm.data.labels import LabelIdentity, Labeller, Labels, label_shard
 from remdm.data.manifest import (
@@ -25,12 +26,15 @@ from remdm.data.sampling import (
     ShardTargets,
     WindowIndex,
     check_balance,
+    check_end_after,
+    check_return_weight_cap,
     check_target,
     shard_targets,
     won_steps,
 )
 from remdm.data.shards import Shard
 from remdm.data.tensor_file import DamagedFileError
+from remdm.maps import HISTORY_PREFIX
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +67,8 @@ class DiskTrajDataset(RLDataset):
         dset_min_timesteps: int = 1,
         balance: Balance = "env",
         target: str = "plan",
+        end_after: str = "won",
+        return_weight_cap: float | None = None,
         won_only: bool = False,
         unlink_after: int = 1,
         stale_after_minutes: float = 30.0,
@@ -77,6 +83,11 @@ class DiskTrajDataset(RLDataset):
             often; or a share for each environment by name.
         target: "plan" learns the oracle's plans; "oracle_actions" the actions the oracle would
             take at this step and the next ones; "executed" the actions that were taken.
+        end_after: Where windows of the last two go over an episode's end, with END after it: where
+            it was "won", or wherever it "ended" by itself, by death for example. Where a limit
+            cut it, and where it was not "won" otherwise, they are not drawn.
+        return_weight_cap: Weigh windows by their return: with R the sum of the rewards of a plan's
+            steps, at least 0, by clip(R / mean R, 0.1, this). None weighs all alike.
         won_only: Only draw from episodes that were won in the end.
         unlink_after: Manifest generations that an evicted file outlives its eviction. With at
             least the number of epochs between checkpoints, a resumed run finds all its data.
@@ -84,6 +95,8 @@ class DiskTrajDataset(RLDataset):
         """
         _check_knobs(dset_max_timesteps, dset_max_bytes, dset_min_timesteps, unlink_after)
         check_target(target)
+        check_end_after(end_after)
+        check_return_weight_cap(return_weight_cap)
         check_balance(balance)
         self.folder = DatasetFolder(Path(dset_root) / dset_name)
         self.limits = Limits(
@@ -91,13 +104,13 @@ class DiskTrajDataset(RLDataset):
         )
         self.dset_min_timesteps = dset_min_timesteps
         self.balance, self.target, self.won_only = balance, target, won_only
+        self.end_after, self.return_weight_cap = end_after, return_weight_cap
         self.manifest = Manifest()
         self.index: WindowIndex | None = None
         self._files = OpenFiles(self._on_damage)
         self._plan_horizon: int | None = None
         self._oracle: Labeller | None = None
-        self._keys: tuple[str, ...] | None = None
-        self._past_actions = 0
+        self._contents = WindowContents()
         self._action_names: tuple[str, ...] | None = None
         self._processes: Processes | None = None
         self._may_edit = True
@@ -112,24 +125,37 @@ class DiskTrajDataset(RLDataset):
         processes: Processes | None = None,
         may_edit: bool = True,
         past_actions: int = 0,
+        history: int = 0,
+        history_keys: Sequence[str] | None = None,
     ) -> None:
         """Say what windows are needed.
 
         Args:
             plan_horizon: Tokens per plan.
             oracle: Only its labels are drawn; when None, those of whoever labelled last.
-            observation_keys: Observation arrays of a window; all when None.
+            observation_keys: Observation arrays of a window; all when None. Those called
+                `history/...` are made of the steps before, as `remdm.envs.history` makes them.
             action_names: Shards of another action set are refused; when None, the first shard's.
             processes: The processes of this run; this one alone when None.
             may_edit: Whether to write manifests, evict, quarantine. Otherwise another run does,
                 and its newest manifest is followed.
             past_actions: Executed actions before the observation that a window holds.
+            history: Steps that arrays `history/...` look back; 0 where there are none.
+            history_keys: Arrays `history/...` besides those among `observation_keys`. When both
+                are None and `history` is not 0, all there can be.
+
+        Raises:
+            ValueError: If arrays `history/...` are asked for without `history`.
         """
         self._plan_horizon, self._oracle = plan_horizon, oracle
-        self._keys = None if observation_keys is None else tuple(observation_keys)
+        self._contents = WindowContents(
+            None if observation_keys is None else tuple(observation_keys),
+            past_actions,
+            history,
+            None if history_keys is None else tuple(history_keys),
+        )
         self._action_names = None if action_names is None else tuple(action_names)
         self._processes, self._may_edit = processes, may_edit
-        self._past_actions = past_actions
         self.index = None
         if may_edit:
             self.folder.make()
@@ -137,7 +163,14 @@ class DiskTrajDataset(RLDataset):
     def configure_from_experiment(self, experiment: Any) -> None:
         """See `RLDataset`. An augmentation may need arrays that no agent reads: it gets all."""
         agents = [trainer.agent for trainer in experiment.trainers.values()]
-        keys = {key for agent in agents for key in agent.observation_keys}
+        keys = {key for agent in agents for key in (*agent.observation_keys, *agent.label_keys)}
+        if self.target == "plan" and not experiment.oracle.gives_plans:
+            raise ValueError(
+                f"target 'plan' learns whole plans, and oracle {experiment.oracle.name!r} only "
+                "gives next actions; set DiskTrajDataset.target = 'oracle_actions', or "
+                "ExpertOracle.labels = 'branched'."
+            )
+        past = sorted(key for key in keys if key.startswith(HISTORY_PREFIX))
         self.configure(
             experiment.agent.plan_horizon,
             oracle=experiment.oracle,
@@ -146,6 +179,8 @@ class DiskTrajDataset(RLDataset):
             processes=experiment.accelerator,
             may_edit=experiment.has_dset_edit_rights,
             past_actions=max(agent.past_actions for agent in agents),
+            history=max(agent.history for agent in agents),
+            history_keys=past,
         )
 
     @property
@@ -242,7 +277,9 @@ class DiskTrajDataset(RLDataset):
             if labels is None and self.target != "executed":
                 continue
             shards.append(shard)
-            targets.append(shard_targets(shard, labels, self.target, self._plan_horizon))
+            targets.append(
+                shard_targets(shard, labels, self.target, self._plan_horizon, self.end_after)
+            )
             if allowed is not None:
                 flags.append(allowed[number])
         self.manifest, self.index = manifest, None
@@ -251,9 +288,9 @@ class DiskTrajDataset(RLDataset):
                 shards,
                 targets,
                 balance=self.balance,
-                observation_keys=self._keys,
+                contents=self._contents,
                 allowed=flags if self.won_only else None,
-                past_actions=self._past_actions,
+                return_weight_cap=self.return_weight_cap,
             )
 
     def _open(self, manifest: Manifest) -> list[tuple[Shard, Labels | None]]:

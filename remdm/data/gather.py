@@ -5,6 +5,7 @@ loop below takes the rows' addresses and copies them, without the GIL and withou
 per row.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numba
@@ -27,6 +28,19 @@ def _copy_bytes(typingctx: Any, target: Any, source: Any, count: Any) -> Any:
     return signature, codegen
 
 
+@intrinsic
+def _fill_bytes(typingctx: Any, target: Any, value: Any, count: Any) -> Any:
+    """Write one byte many times."""
+    signature = types.void(types.uint64, types.uint8, types.uint64)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        start = builder.inttoptr(args[0], cgutils.voidptr_t)
+        cgutils.memset(builder, start, args[2], args[1])
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
 @numba.njit(nogil=True, cache=True)
 def _copy_rows(
     sources: np.ndarray,
@@ -42,6 +56,29 @@ def _copy_rows(
             _copy_bytes(  # type: ignore[call-arg]  # numba passes the context itself
                 targets[array] + np.uint64(index) * size, sources[file, array] + row * size, size
             )
+
+
+@numba.njit(nogil=True, cache=True)
+def _copy_rows_before(
+    sources: np.ndarray,
+    row_bytes: np.ndarray,
+    fills: np.ndarray,
+    count: np.uint64,
+    known: np.ndarray,
+    files: np.ndarray,
+    rows: np.ndarray,
+    targets: np.ndarray,
+) -> None:
+    for index in range(len(rows)):
+        file, there = files[index], known[index]
+        first = np.uint64(rows[index]) - there
+        for array in range(len(row_bytes)):
+            size = row_bytes[array]
+            target = targets[array] + np.uint64(index) * count * size
+            gap = (count - there) * size
+            source = sources[file, array] + first * size
+            _fill_bytes(target, fills[array], gap)  # type: ignore[call-arg]
+            _copy_bytes(target + gap, source, there * size)
 
 
 def _address(array: np.ndarray) -> int:
@@ -96,11 +133,76 @@ class RowGatherer:
         Raises:
             IndexError: If there is no such row.
         """
+        self._check(files, rows)
+        out, targets = self._fresh((len(rows),))
+        _copy_rows(self._sources, self._row_bytes, files, rows, targets)
+        return out
+
+    def _check(self, files: np.ndarray, rows: np.ndarray) -> None:
         if len(rows) and not ((rows >= 0) & (rows < self._lengths[files])).all():
             raise IndexError("a row lies outside its file")
-        out = {k: np.empty((len(rows), *shape), dtype) for k, (dtype, shape) in self._specs.items()}
-        targets = np.array([_address(array) for array in out.values()], np.uint64)
-        _copy_rows(self._sources, self._row_bytes, files, rows, targets)
+
+    def _fresh(self, leading: tuple[int, ...]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Arrays to copy into, and their addresses."""
+        out = {k: np.empty(leading + shape, dtype) for k, (dtype, shape) in self._specs.items()}
+        return out, np.array([_address(array) for array in out.values()], np.uint64)
+
+
+class PastGatherer(RowGatherer):
+    """Gathers what lies before rows: the last `count` rows of the same segment, newest last.
+
+    Where a segment has fewer, a byte of the array's own fills the front. Rows that follow one
+    another in a file are one piece of memory, so that each window is one copy per array.
+    """
+
+    def __init__(
+        self,
+        files: list[dict[str, np.ndarray]],
+        starts: list[np.ndarray],
+        count: int,
+        fills: Mapping[str, int],
+    ) -> None:
+        """Args:
+        files: See `RowGatherer`.
+        starts: For each file int64 [S]: its segments' first rows, ascending from 0.
+        count: How many rows to look back, at least 1.
+        fills: Value of every byte of what lies before the segment; 0 for arrays not named.
+        """
+        super().__init__(files)
+        self._count = count
+        self._fills = np.array([fills.get(name, 0) for name in self._specs], np.uint8)
+        # All files' rows are numbered on; then one search finds the segment of any row.
+        self._offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(self._lengths)])
+        self._starts = np.concatenate(
+            [own + first for own, first in zip(starts, self._offsets[:-1], strict=True)]
+        )
+
+    @property
+    def row_nbytes(self) -> int:
+        """Bytes of what lies before one row, in all arrays."""
+        return super().row_nbytes * self._count
+
+    def gather(self, files: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Copy what lies before rows into fresh arrays; see `RowGatherer.gather`.
+
+        Returns:
+            By name [B, count, ...].
+        """
+        self._check(files, rows)
+        numbers = self._offsets[files] + rows
+        begun = self._starts[self._starts.searchsorted(numbers, "right") - 1]
+        known = np.minimum(numbers - begun, self._count).astype(np.uint64)
+        out, targets = self._fresh((len(rows), self._count))
+        _copy_rows_before(
+            self._sources,
+            self._row_bytes,
+            self._fills,
+            np.uint64(self._count),
+            known,
+            files,
+            rows,
+            targets,
+        )
         return out
 
 

@@ -2,20 +2,30 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from remdm.data.batch import Window
+from remdm.data.contents import WindowContents, past_gatherer, stored_arrays
 from remdm.data.gather import RowGatherer
 from remdm.data.labels import Labels
 from remdm.data.shards import Shard
-from remdm.data.windows import action_windows, episode_outcomes, past_windows
+from remdm.data.windows import (
+    LEAST_RETURN_FACTOR,
+    action_windows,
+    episode_outcomes,
+    history_known,
+    past_windows,
+    return_factors,
+    window_returns,
+)
 from remdm.registry import unknown_name_message
 from remdm.tokens import end_token, mask_token
 
 BALANCES = ("env", "timestep")
 TARGETS = ("plan", "oracle_actions", "executed")
+END_AFTER = ("won", "ended")
 Balance = str | Mapping[str, float]
 _PLANS, _WEIGHTS, _PAST = "plans", "weights", "past"
 
@@ -28,6 +38,29 @@ def check_target(target: str) -> None:
     """
     if target not in TARGETS:
         raise ValueError(unknown_name_message("DiskTrajDataset.target", target, TARGETS))
+
+
+def check_end_after(end_after: str) -> None:
+    """Refuse an unknown word.
+
+    Raises:
+        ValueError: If it is; names the nearest.
+    """
+    if end_after not in END_AFTER:
+        raise ValueError(unknown_name_message("DiskTrajDataset.end_after", end_after, END_AFTER))
+
+
+def check_return_weight_cap(cap: float | None) -> None:
+    """Refuse a largest factor below the smallest.
+
+    Raises:
+        ValueError: If it is.
+    """
+    if cap is not None and not cap >= LEAST_RETURN_FACTOR:
+        raise ValueError(
+            f"DiskTrajDataset.return_weight_cap must be at least {LEAST_RETURN_FACTOR}, the factor "
+            f"of a window without rewards, got {cap}; None weighs no window by its rewards."
+        )
 
 
 def check_balance(balance: Balance) -> None:
@@ -62,7 +95,11 @@ class ShardTargets:
 
 
 def shard_targets(
-    shard: Shard, labels: Labels | None, target: str, plan_horizon: int
+    shard: Shard,
+    labels: Labels | None,
+    target: str,
+    plan_horizon: int,
+    end_after: str = "won",
 ) -> ShardTargets:
     """Plan targets of a shard.
 
@@ -71,9 +108,11 @@ def shard_targets(
         labels: Their labels; not read where `target` is "executed".
         target: "plan" for the oracle's plans, "oracle_actions" for the first actions of its plans
             at t, t + 1, ..., "executed" for the actions that were taken. The last two go to the
-            segment's end, and over it with END where the episode was won there; other windows
-            over the end, and those that need an action the oracle did not give, have weight 0.
+            segment's end, and over it with END where `end_after` allows it; other windows over
+            the end, and those that need an action the oracle did not give, have weight 0.
         plan_horizon: Tokens per plan.
+        end_after: "won" for END after episodes that were won, "ended" for END after all that came
+            to their own end (`terminated`), not after those that were cut.
     """
     if target == "executed":
         actions, weights = shard.steps.actions, np.ones(shard.num_steps, np.float32)
@@ -83,9 +122,12 @@ def shard_targets(
         if target == "plan":
             return ShardTargets(labels.plans, labels.weights)
         actions, weights = labels.plans[:, 0], labels.weights
-    won = np.array([s.won is True for s in shard.segments])
+    if end_after == "ended":
+        ended = shard.steps.terminated[shard.offsets[1:] - 1]
+    else:
+        ended = np.array([s.won is True for s in shard.segments])
     end = end_token(len(shard.action_names))
-    plans, drawable = action_windows(actions, weights > 0, shard.offsets, won, plan_horizon, end)
+    plans, drawable = action_windows(actions, weights > 0, shard.offsets, ended, plan_horizon, end)
     return ShardTargets(plans, np.where(drawable, weights, np.float32(0)))
 
 
@@ -116,44 +158,55 @@ class WindowIndex:
         targets: Sequence[ShardTargets],
         *,
         balance: Balance,
-        observation_keys: Sequence[str] | None,
+        contents: WindowContents,
         allowed: Sequence[np.ndarray] | None = None,
-        past_actions: int = 0,
+        return_weight_cap: float | None = None,
     ) -> None:
         """Args:
         shards: At least one, in a fixed order.
         targets: What is to be learnt in each of them.
         balance: "env" for equal shares, "timestep" for equal chances of all steps, or shares
             by environment.
-        observation_keys: Arrays that a window holds; all when None.
+        contents: What a window holds. Steps whose history is not in their shard as far as the
+            episode had begun are not drawn.
         allowed: For each shard bool [T]: steps that may be drawn; all when None.
-        past_actions: Actions before each step that a window holds; none when 0.
+        return_weight_cap: Weights are multiplied by `return_factors` with this cap, shard by
+            shard; not at all when None.
 
         Raises:
             ValueError: If shards do not fit together, or nothing has a positive share.
         """
         self.env_names = tuple(sorted({s.env for shard in shards for s in shard.segments}))
-        self._build_tables(shards, targets, allowed)
+        keys, past_keys = contents.names(tuple(shards[0].steps.observations))
+        look_back = contents.history if past_keys else 0
+        drawable = [
+            (target.weights > 0) & _history_known(shard, look_back)
+            for shard, target in zip(shards, targets, strict=True)
+        ]
+        if allowed is not None:
+            drawable = [both & flags for both, flags in zip(drawable, allowed, strict=True)]
+        self._build_tables(shards, drawable)
         self.shares = _shares(self.counts, self.env_names, balance)
         self._share_limits = np.cumsum(self.shares)
         # Rounding must not leave a gap above the last environment that has a share.
         if self.shares.any():
             self._share_limits[np.flatnonzero(self.shares)[-1] :] = 1.0
-        keys = tuple(observation_keys or shards[0].steps.observations)
+        if return_weight_cap is not None:
+            targets = [
+                _weighed_by_return(shard, target, flags, return_weight_cap)
+                for shard, target, flags in zip(shards, targets, drawable, strict=True)
+            ]
         self._gatherer = RowGatherer(
             [
-                _arrays(shard, target, keys, past_actions)
+                _arrays(shard, target, keys, contents.past_actions)
                 for shard, target in zip(shards, targets, strict=True)
             ]
         )
+        self._before = past_gatherer(shards, past_keys, look_back) if look_back else None
         self.row_nbytes = self._gatherer.row_nbytes
+        self.row_nbytes += 0 if self._before is None else self._before.row_nbytes
 
-    def _build_tables(
-        self,
-        shards: Sequence[Shard],
-        targets: Sequence[ShardTargets],
-        allowed: Sequence[np.ndarray] | None,
-    ) -> None:
+    def _build_tables(self, shards: Sequence[Shard], drawable: Sequence[np.ndarray]) -> None:
         """For each environment the drawable steps, shard after shard.
 
         `_steps[_starts[e] : _starts[e + 1]]` are the steps within their shards; `_bounds[e]`
@@ -161,13 +214,10 @@ class WindowIndex:
         """
         ids = {name: i for i, name in enumerate(self.env_names)}
         found: list[list[np.ndarray]] = [[] for _ in ids]
-        for number, (shard, target) in enumerate(zip(shards, targets, strict=True)):
-            drawable = target.weights > 0
-            if allowed is not None:
-                drawable &= allowed[number]
+        for shard, flags in zip(shards, drawable, strict=True):
             env = np.array([ids[s.env] for s in shard.segments]).repeat(np.diff(shard.offsets))
             for i, steps in enumerate(found):
-                steps.append(np.flatnonzero(drawable & (env == i)).astype(np.int32))
+                steps.append(np.flatnonzero(flags & (env == i)).astype(np.int32))
         sizes = np.array([[len(s) for s in steps] for steps in found], np.int64)
         self._bounds = np.cumsum(sizes, 1)
         self.counts = self._bounds[:, -1]
@@ -207,24 +257,34 @@ class WindowIndex:
         plans, weights = arrays.pop(_PLANS), arrays.pop(_WEIGHTS)
         past = arrays.pop(_PAST, None)
         observations = {k.removeprefix("obs/"): v for k, v in arrays.items()}
+        if self._before is not None:
+            observations |= self._before.gather(shard, step)
         return Window(observations, plans, weights, env.astype(np.int16), past)
 
 
 def _arrays(
     shard: Shard, target: ShardTargets, keys: tuple[str, ...], past_actions: int
 ) -> dict[str, np.ndarray]:
-    observations = shard.steps.observations
-    missing = [key for key in keys if key not in observations]
-    if missing:
-        raise ValueError(
-            f"{shard.path} must hold the observation arrays {', '.join(keys)}; it lacks "
-            f"{', '.join(missing)}. Move it away, or set another Experiment.buffer_dir."
-        )
-    arrays = {f"obs/{key}": observations[key] for key in keys}
+    stored = stored_arrays(shard, keys)
+    arrays = {f"obs/{key}": stored[key] for key in keys}
     if past_actions:
         mask = mask_token(len(shard.action_names))
         arrays[_PAST] = past_windows(shard.steps.actions, shard.offsets, past_actions, mask)
     return arrays | {_PLANS: target.plans, _WEIGHTS: target.weights}
+
+
+def _history_known(shard: Shard, count: int) -> np.ndarray:
+    first_steps = np.array([s.first_step for s in shard.segments])
+    return history_known(first_steps, shard.offsets, count)
+
+
+def _weighed_by_return(
+    shard: Shard, target: ShardTargets, drawable: np.ndarray, cap: float
+) -> ShardTargets:
+    horizon = target.plans.shape[1]
+    returns = window_returns(shard.steps.rewards, shard.offsets, horizon)
+    factors = return_factors(returns, drawable, cap)
+    return replace(target, weights=(target.weights * factors).astype(np.float32))
 
 
 def _shares(counts: np.ndarray, env_names: tuple[str, ...], balance: Balance) -> np.ndarray:

@@ -11,8 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from remdm.data.records import OBSERVATION_PREFIX, STEP_DTYPES, Segment, StepArrays, StepChunk
+from remdm.data.records import (
+    OBSERVATION_PREFIX,
+    STEP_DTYPES,
+    Segment,
+    StepArrays,
+    StepChunk,
+)
 from remdm.data.tensor_file import SUFFIX, DamagedFileError, TensorFile, write_tensor_file
+from remdm.maps import HISTORY_PREFIX
 
 SHARD_SCHEMA_VERSION = 1
 
@@ -247,7 +254,7 @@ class RecordingBuffer:
     def append(
         self, chunk: StepChunk, seeds: Sequence[int] | np.ndarray, env_names: Sequence[str]
     ) -> None:
-        """Record all valid steps of a chunk.
+        """Record all valid steps of a chunk, without arrays `history/...`: see `HISTORY_PREFIX`.
 
         Args:
             chunk: What one `execute` call ran.
@@ -362,7 +369,11 @@ def _valid_steps(chunk: StepChunk) -> StepArrays:
         return array.reshape(-1, *array.shape[2:]).take(cells, 0)
 
     return StepArrays(
-        {name: pick(array) for name, array in chunk.observations.items()},
+        {
+            name: pick(array)
+            for name, array in chunk.observations.items()
+            if not name.startswith(HISTORY_PREFIX)
+        },
         pick(chunk.actions).astype(np.int8),
         pick(chunk.rewards).astype(np.float32, copy=False),
         pick(chunk.terminated),

@@ -6,6 +6,9 @@ import numpy as np
 
 from remdm.data.records import Segment
 
+# A window that earned nothing still counts for a little.
+LEAST_RETURN_FACTOR = 0.1
+
 
 def action_windows(
     actions: np.ndarray,
@@ -72,6 +75,63 @@ def past_windows(actions: np.ndarray, offsets: np.ndarray, count: int, mask: int
         inside = steps - back >= starts
         past[inside, back - 1] = actions[steps[inside] - back]
     return past
+
+
+def history_known(first_steps: np.ndarray, offsets: np.ndarray, count: int) -> np.ndarray:
+    """Whether the `count` steps before each step are here, as far as the episode had begun.
+
+    They are not for the first steps of a piece whose episode began before it.
+
+    Args:
+        first_steps: Integer [S]: steps of the episode before each segment.
+        offsets: int64 [S + 1]: where segments start and end.
+        count: How far to look back.
+
+    Returns:
+        bool [T].
+    """
+    lengths = np.diff(offsets)
+    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+    return (within >= count) | np.repeat(first_steps == 0, lengths)
+
+
+def window_returns(rewards: np.ndarray, offsets: np.ndarray, plan_horizon: int) -> np.ndarray:
+    """Sum of the rewards of the next `plan_horizon` steps at every step, within its own segment.
+
+    Args:
+        rewards: float32 [T].
+        offsets: int64 [S + 1]: where segments start and end.
+        plan_horizon: Steps to add up.
+
+    Returns:
+        float64 [T].
+    """
+    # In float64, sums of float32 are exact as long as rewards are of comparable size; so a window
+    # without rewards has a return of exactly 0.
+    sums = np.concatenate([np.zeros(1), np.cumsum(rewards, dtype=np.float64)])
+    starts = np.arange(len(rewards))
+    stops = np.minimum(starts + plan_horizon, np.repeat(offsets[1:], np.diff(offsets)))
+    return sums[stops] - sums[starts]
+
+
+def return_factors(returns: np.ndarray, drawable: np.ndarray, cap: float) -> np.ndarray:
+    """How much more than others a window counts for what it earned.
+
+    With R = max(0, return): clip(R / mean of R over the drawable windows, 0.1, cap).
+
+    Args:
+        returns: float64 [T].
+        drawable: bool [T].
+        cap: Largest factor, at least `LEAST_RETURN_FACTOR`.
+
+    Returns:
+        float64 [T]; all `LEAST_RETURN_FACTOR` where no drawable window earned anything.
+    """
+    earned = np.maximum(returns, 0.0)
+    total = earned[drawable].sum()
+    if not total > 0:
+        return np.full(len(returns), LEAST_RETURN_FACTOR)
+    return np.clip(earned / (total / drawable.sum()), LEAST_RETURN_FACTOR, cap)
 
 
 def episode_outcomes(segments: Sequence[Segment]) -> list[bool | None]:

@@ -68,7 +68,7 @@ class TraceOracle:
     """Plans `seed % 3` as often as the step number says, then END; none at every fifth step."""
 
     def __init__(self, version: int = 1) -> None:
-        self.name, self.version = "trace", version
+        self.name, self.version, self.gives_plans = "trace", version, True
 
     def label(
         self, observations: dict[str, np.ndarray], plan_horizon: int

@@ -241,9 +241,10 @@ def test_deleting_spares_protected_shards_and_other_files(tmp_path):
 
 def test_an_experiment_tells_what_windows_are_needed(tmp_path):
     filled(tmp_path, 0)
-    agent = SimpleNamespace(plan_horizon=HORIZON, observation_keys=("step",), past_actions=3)
+    shared = {"plan_horizon": HORIZON, "history": 0}
+    agent = SimpleNamespace(**shared, observation_keys=("step",), label_keys=(), past_actions=3)
     beside = SimpleNamespace(
-        plan_horizon=HORIZON, observation_keys=("step", "trace"), past_actions=0
+        **shared, observation_keys=("step",), label_keys=("trace",), past_actions=0
     )
     experiment = SimpleNamespace(
         agent=agent,
