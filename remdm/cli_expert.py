@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from remdm import config
+from remdm.artifacts import local_folder
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +17,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "run",
         nargs="?",
         help="eval: folder of a training, or of an expert in it; "
-        "import: folder of Orbax checkpoints of Craftax_Baselines",
+        "import: folder of Orbax checkpoints of Craftax_Baselines; or wandb:... for an artifact",
     )
     parser.add_argument("--run_name", default="expert", help="train, import: name of the folder")
     parser.add_argument(
@@ -66,7 +67,7 @@ def _evaluate(args: argparse.Namespace) -> int:
             "remdm expert eval needs the folder of a training and at least one episode, got "
             f"{args.run} and {args.episodes}."
         )
-    folder = Path(args.run)
+    folder = local_folder(args.run, download_dir=args.wandb_download_dir)
     inside = folder / EXPERT_FOLDER
     trained = Expert.load(inside if inside.is_dir() else folder)
     game = trained.runner.game
@@ -91,7 +92,7 @@ def _import(args: argparse.Namespace) -> int:
         raise ValueError("remdm expert import needs the folder of the Orbax checkpoints, got none.")
     folder = args.base_dir / args.run_name
     made = import_expert(
-        Path(args.run),
+        local_folder(args.run, download_dir=args.wandb_download_dir),
         folder / EXPERT_FOLDER,
         algorithm=args.algorithm,
         env_name=args.env_name,

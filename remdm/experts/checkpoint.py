@@ -7,7 +7,6 @@ Nothing in it is a pickle.
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from safetensors.numpy import load_file, save
 
@@ -18,6 +17,8 @@ POLICY_FILE, TRAINING_FILE = "policy.safetensors", "training.safetensors"
 
 def named_leaves(tree: Any) -> dict[str, Any]:
     """The arrays of a tree by their place in it, as `params/Dense_0/kernel`."""
+    import jax
+
     return {
         "/".join(_word(step) for step in path): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -51,6 +52,8 @@ def load_tree(path: Path, like: Any) -> Any:
     Raises:
         CheckpointError: If the file is missing, damaged, or holds other arrays; says which.
     """
+    import jax
+
     if not path.is_file():
         raise CheckpointError(f"{path} is missing, the checkpoint is not complete")
     try:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import gin
 import jax
@@ -12,6 +13,9 @@ from remdm.envs.craftax.game import load_game
 from remdm.envs.craftax.worlds import Worlds, runner_of
 from remdm.envs.rows import plan_tokens
 from remdm.envs.sync import check_rows
+
+if TYPE_CHECKING:
+    import torch
 
 
 @gin.configurable(module="remdm", denylist=["env_names"])
@@ -46,6 +50,8 @@ class CraftaxVecEnv(PlanVecEnv):
         self.num_actions = len(self.game.action_names)
         self.action_names = self.game.action_names
         self.observation_spec = self.game.codec.spec
+        self.achievement_names = self.game.achievement_names
+        self.max_return = self.game.max_return
         limits = max_episode_steps
         if limits is None or isinstance(limits, int):
             limits = [limits] * self.num_envs
@@ -116,6 +122,21 @@ class CraftaxVecEnv(PlanVecEnv):
     def observations(self) -> dict[str, np.ndarray]:
         """What every row sees now, by name [num_envs, ...]."""
         return {name: np.asarray(array) for name, array in self.worlds.observations.items()}
+
+    @property
+    def tensors(self) -> "dict[str, torch.Tensor]":
+        """`observations` for torch, without a copy, on the device where JAX has computed them.
+
+        They look into memory of JAX, whose arrays never change: nobody may write to them. No call
+        here gives that memory away, so they keep showing this moment after later ones, and take
+        room until the last of them is let go, also beyond `close`.
+
+        Raises:
+            RuntimeError: If `reset` was never called.
+        """
+        import torch  # by whoever needs it: the environments do without
+
+        return {name: torch.from_dlpack(seen) for name, seen in self.worlds.observations.items()}
 
     @property
     def achievements(self) -> np.ndarray:
