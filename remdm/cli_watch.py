@@ -2,10 +2,11 @@
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from remdm import config
 
@@ -18,9 +19,8 @@ if TYPE_CHECKING:
 def watch(args: argparse.Namespace) -> int:
     """Play one level and show it: in the terminal, and as a GIF and a plan's strip if asked for."""
     from remdm.envs.making import make_vec_env
-    from remdm.evaluation.gif import write_gif
     from remdm.evaluation.recording import record_episode
-    from remdm.evaluation.rendering import render_episode
+    from remdm.evaluation.rendering import draw_gif
     from remdm.evaluation.traced import plan_strip, trace_policy
 
     policy, envs = _player(args)
@@ -32,7 +32,7 @@ def watch(args: argparse.Namespace) -> int:
         vec_env.close()
     play_in_terminal(recording, args.fps)
     if args.gif is not None:
-        write_gif(args.gif, render_episode(recording))
+        draw_gif(args.gif, recording)
         Console().print(f"drawn in {args.gif}", highlight=False)
     if traced is not None:
         strip = plan_strip(traced, recording, args.plan, policy.replan_every)
@@ -67,7 +67,7 @@ def _player(args: argparse.Namespace) -> "tuple[Policy, list[str]]":
         run = oracle_run(args.run)
         name = run.oracle.name
     else:
-        run = open_run(Path(args.run), args.configs, args.bind)
+        run = open_run(args.run, args.configs, args.bind, args.wandb_download_dir)
         name = args.policy
     (policy,) = suite_policies(run.agents, run.oracle, [name], args.seed)
     return policy, [env for group in run.groups.values() for env in group]
@@ -77,16 +77,24 @@ def play_in_terminal(recording: "Recording", fps: float) -> None:
     """Show an episode step by step on a terminal, and only its last step elsewhere."""
     from rich.live import Live
 
-    from remdm.evaluation.rendering import fit_viewport
-    from remdm.evaluation.terminal import moment_text
-
-    view = fit_viewport([moment.observation for moment in recording.moments])
-    screens = range(len(recording.moments))
+    screen = _screens(recording)
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.print(moment_text(recording, screens[-1], view))
+        console.print(screen(recording.num_steps))
         return
     with Live(console=console, auto_refresh=False) as live:
-        for index in screens:
-            live.update(moment_text(recording, index, view), refresh=True)
+        for index in range(len(recording.moments)):
+            live.update(screen(index), refresh=True)
             time.sleep(1 / fps)
+
+
+def _screens(recording: "Recording") -> Callable[[int], RenderableType]:
+    """The screen of each moment of an episode, by its number."""
+    from remdm.evaluation.craftax_text import life_text
+    from remdm.evaluation.rendering import fit_viewport, shows_life
+    from remdm.evaluation.terminal import moment_text
+
+    if shows_life(recording):
+        return lambda index: life_text(recording, index)
+    view = fit_viewport([moment.observation for moment in recording.moments])
+    return lambda index: moment_text(recording, index, view)

@@ -1,14 +1,19 @@
 """Pictures of an episode: the remembered map, the agent, and its current plan as arrows.
 
 `render_episode` turns a `Recording` into frames of one size, cropped to the part of the map that
-the episode uses. Only NumPy and Pillow are needed.
+the episode uses. Only NumPy and Pillow are needed. Lives in Craftax, where there is no map of the
+whole, are drawn by `craftax_pictures`.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from remdm.evaluation.craftax_pictures import render_life
+from remdm.evaluation.craftax_scene import is_life
+from remdm.evaluation.gif import write_gif
 from remdm.evaluation.overlay import draw_plan
 from remdm.evaluation.plan_path import Cell, plan_path
 from remdm.evaluation.recording import Recording
@@ -47,6 +52,12 @@ class Viewport:
 
 
 def can_be_drawn(names: Iterable[str]) -> bool:
+    """Whether `render_episode` can draw observations with arrays of these names."""
+    names = set(names)
+    return is_map(names) or is_life(names)
+
+
+def is_map(names: Iterable[str]) -> bool:
     """Whether observations with arrays of these names are maps."""
     return set(MAP_KEYS) <= set(names)
 
@@ -71,7 +82,7 @@ def fit_viewport(
     Raises:
         ValueError: If the observations are not those of a map environment.
     """
-    if not observations or not all(can_be_drawn(o) for o in observations):
+    if not observations or not all(is_map(o) for o in observations):
         raise ValueError(
             "only observations with the arrays of a map can be drawn "
             f"({', '.join(MAP_KEYS)}; see remdm.maps), got "
@@ -147,17 +158,34 @@ def render_episode(
 
     Returns:
         uint8 [height, width, 3] each.
+
+    Raises:
+        ValueError: If the observations are neither of a map environment nor of Craftax.
     """
+    if shows_life(recording):
+        return render_life(recording, max_frames=max_frames, theme=theme)
     view = fit_viewport([moment.observation for moment in recording.moments])
-    stride = 1
-    if max_frames is not None:
-        stride = -(-len(recording.moments) // max(max_frames, 2))
-    shown = list(range(0, len(recording.moments), stride))
-    if shown[-1] != len(recording.moments) - 1:
-        shown[-1] = len(recording.moments) - 1
+    stride, shown = recording.thinned(max_frames)
     return [
         _compose(recording, index, view, stride=stride, shade=shade, theme=theme) for index in shown
     ]
+
+
+def draw_gif(path: Path, recording: Recording, *, max_frames: int | None = 300) -> None:
+    """Write an episode as a GIF; see `render_episode` and `write_gif` for what they raise.
+
+    Args:
+        path: File to write; its folder is made if need be.
+        recording: The episode.
+        max_frames: See `render_episode`.
+    """
+    frames = render_episode(recording, max_frames=max_frames)
+    write_gif(path, frames, vivid=shows_life(recording))
+
+
+def shows_life(recording: Recording) -> bool:
+    """Whether an episode is a life in Craftax."""
+    return all(is_life(moment.observation) for moment in recording.moments)
 
 
 def _compose(

@@ -188,6 +188,9 @@ class Kicker:
 
     name, replan_every = "kicker", 3
 
+    def accompany(self, vec_env):
+        return vec_env
+
     def begin(self, rows, env_names, level_seeds):
         pass
 
