@@ -15,7 +15,13 @@ from torch import Tensor
 
 from remdm.anchors import token_mask_behind, with_past, without_prefix
 from remdm.base_agent import BaseAgent as BaseAgent
-from remdm.base_agent import DenoiserAgent, PlanRequest, check_replan_every
+from remdm.base_agent import (
+    DenoiserAgent,
+    PlanRequest,
+    check_history,
+    check_replan_every,
+    history_read,
+)
 from remdm.base_agent import Observations as Observations
 from remdm.conditioning import (
     check_anchor,
@@ -41,13 +47,14 @@ from remdm.diffusion.guidance import Guidance
 from remdm.diffusion.interface import Denoise, NonFiniteLogitsError
 from remdm.diffusion.scorers import Scorer
 from remdm.diffusion.warm_start import WarmStart
-from remdm.maps import ArraySpec
+from remdm.maps import ArraySpec, history_spec
 from remdm.nets.autocast import InferencePrecision
 from remdm.nets.compiled import CompiledDenoise
 from remdm.nets.denoiser import OFFSET_KEY, Context, Denoiser
 from remdm.nets.diagnosis import first_fault
 from remdm.nets.ego import EgoDenoiser
 from remdm.plan_denoiser import PlanDenoiser as PlanDenoiser
+from remdm.soft_targets import LOGITS_KEY, check_soft_targets, soft_target_loss
 from remdm.tokens import mask_token
 
 
@@ -73,6 +80,8 @@ class DiffusionPlannerAgent(DenoiserAgent):
         sampler_collect_options: dict[str, Any] | None = None,
         inpaint_anchor: str = "none",
         aligned_share: float = 0.5,
+        history: int = 0,
+        soft_target_weight: float = 0.0,
         condition_dropout: float = 0.0,
         guidance_type: type[Guidance] | None = None,
         candidates: int = 1,
@@ -103,6 +112,10 @@ class DiffusionPlannerAgent(DenoiserAgent):
                 "aligned"; see `remdm.anchors`. With the last two the whole plan is decided.
             aligned_share: Share of training samples with a prefix of past actions; only
                 "aligned" reads it.
+            history: Earlier observations and actions of the episode that the net is shown; only
+                some nets read them.
+            soft_target_weight: Weight of a loss that teaches the first token the expert's whole law
+                of its next action; needs data recorded beside an expert.
             condition_dropout: Share of training samples whose encoding is zeroed, so that the
                 net learns to plan without an observation.
             guidance_type: Classifier-free guidance; needs `condition_dropout`. None for none.
@@ -132,18 +145,23 @@ class DiffusionPlannerAgent(DenoiserAgent):
         self.window = min(replan_every + 1, plan_horizon)
         self.inpaint_anchor = inpaint_anchor
         self.aligned_share = aligned_share
-        seen = observation_spec
+        check_history("DiffusionPlannerAgent", history)
+        seen = observation_spec | history_spec(observation_spec, history)
         if inpaint_anchor == "aligned":
             self.past_actions = plan_horizon - 1
-            seen = observation_spec | {OFFSET_KEY: ArraySpec((), np.dtype(np.int64))}
+            seen = seen | {OFFSET_KEY: ArraySpec((), np.dtype(np.int64))}
         self.denoiser = denoiser_type(seen, num_actions, plan_horizon)
         self.observation_keys = tuple(k for k in self.denoiser.observation_keys if k != OFFSET_KEY)
+        self.history = history_read("DiffusionPlannerAgent", history, self.observation_keys)
         self.schedule = schedule_type()
         self.corruption = corruption_type(num_actions)
         self.masked_loss = loss_type(num_actions)
         self.sampler = make_sampler(sampler, num_actions, sampler_options)
         self.sampler_collect = make_sampler(sampler_collect, num_actions, sampler_collect_options)
         self.sampler_greedy = make_sampler(sampler_greedy, num_actions)
+        check_soft_targets("DiffusionPlannerAgent", soft_target_weight)
+        self.soft_target_weight = soft_target_weight
+        self.label_keys = (LOGITS_KEY,) if soft_target_weight else ()
         self.condition_dropout = condition_dropout
         self.guidance = None if guidance_type is None else guidance_type()
         self.candidates = candidates
@@ -174,6 +192,13 @@ class DiffusionPlannerAgent(DenoiserAgent):
         shown = self._dropped(context, generator) if self.condition_dropout else context
         logits = self.denoiser.denoise(shown, corrupted.tokens, corrupted.time)
         loss, metrics = self.masked_loss(logits, plans, corrupted, batch.weights)
+        if self.soft_target_weight:
+            draws = corrupted.full_draws or len(corrupted.masked)
+            hidden = corrupted.masked[:draws, :, 0]
+            first = logits.reshape(*corrupted.masked.shape, -1)[:draws, :, 0]
+            soft = soft_target_loss(first, batch, hidden)
+            loss = loss + self.soft_target_weight * soft
+            metrics["soft_target_loss"] = soft.detach()
         for name, value in self.denoiser.auxiliary_loss(context, observations).items():
             loss = loss + value
             metrics[name] = value.detach()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from remdm.continuation import Continuation
 from remdm.data.batch import Batch
 from remdm.diffusion import PlanSample
+from remdm.maps import HISTORY_PREFIX
 from remdm.nets.autocast import InferencePrecision
 from remdm.nets.denoiser import Denoiser
 from remdm.nets.threads import on_one_thread
@@ -26,6 +27,8 @@ class BaseAgent(nn.Module, ABC):
         replan_every: Actions of a plan that are executed before the next plan is made.
         num_actions: Size of the action set.
         observation_keys: Names of the observation arrays that `plan` and `loss` read.
+        label_keys: Names of further arrays that only `loss` reads.
+        history: Steps that arrays `history/...` among `observation_keys` look back; 0 without any.
         past_actions: Actions before the observation that `loss` wants in a batch.
         action_constraints: Whether plans keep to `planning_constraints.allowed_first_actions`.
         loop_breaker: Whether `plan` wants `repeats`.
@@ -36,6 +39,8 @@ class BaseAgent(nn.Module, ABC):
     replan_every: int
     num_actions: int
     observation_keys: tuple[str, ...]
+    label_keys: tuple[str, ...] = ()
+    history: int = 0
     past_actions: int = 0
     action_constraints: bool = False
     loop_breaker: bool = False
@@ -228,3 +233,23 @@ def check_replan_every(agent: str, replan_every: int, plan_horizon: int) -> None
             f"replan_every must be in 1..plan_horizon={plan_horizon}, got {replan_every}; "
             f"set {agent}.replan_every lower or {agent}.plan_horizon higher."
         )
+
+
+def check_history(agent: str, history: int) -> None:
+    """Raise ValueError unless history >= 0."""
+    if history < 0:
+        raise ValueError(f"history must be at least 0, got {history}; set {agent}.history.")
+
+
+def history_read(agent: str, history: int, observation_keys: tuple[str, ...]) -> int:
+    """`history`, if the net reads it.
+
+    Raises:
+        ValueError: If there is to be a history and the net reads none.
+    """
+    if history and not any(key.startswith(HISTORY_PREFIX) for key in observation_keys):
+        raise ValueError(
+            f"the net reads no history, and {history} earlier steps were asked for; set "
+            f"{agent}.history = 0, or {agent}.denoiser_type = @TileDenoiser."
+        )
+    return history

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from remdm import config
 from remdm.artifacts import local_folder
+from remdm.cli_commands import INTERRUPTED
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -45,21 +46,24 @@ def expert(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from remdm.experts.training import train_expert
+    from remdm.experts.training import ExpertTraining
 
     config.load_config(args.configs, args.bind)
-    folder = args.base_dir / args.run_name
-    made = train_expert(folder)
-    Console().print(f"the expert is in {made}; measure it: remdm expert eval {folder}")
+    training = ExpertTraining(args.base_dir / args.run_name)
+    config.check_bindings()  # before hours are spent on what somebody did not mean
+    finished = training.run()
+    console = Console()
+    if not finished:
+        console.print("stopped, and all is saved; the same command goes on from there")
+        return INTERRUPTED
+    console.print(
+        f"the expert is in {training.expert_folder}; measure it: remdm expert eval "
+        f"{training.folder}"
+    )
     return 0
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    import numpy as np
-
-    from remdm.evaluation.lives import lives_table
-    from remdm.evaluation.tables import write_json
-    from remdm.experts.policy import Expert, play_first_lives
     from remdm.experts.training import EXPERT_FOLDER
 
     if args.run is None or args.episodes < 1:
@@ -69,19 +73,57 @@ def _evaluate(args: argparse.Namespace) -> int:
         )
     folder = local_folder(args.run, download_dir=args.wandb_download_dir)
     inside = folder / EXPERT_FOLDER
-    trained = Expert.load(inside if inside.is_dir() else folder)
-    game = trained.runner.game
-    cap = args.max_steps or game.max_episode_steps
-    seeds = args.seed + np.arange(args.episodes)
+    print_first_lives(
+        inside if inside.is_dir() else folder,
+        lives=args.episodes,
+        first_seed=args.seed,
+        max_steps=args.max_steps,
+        temperature=args.temperature,
+        json_file=args.json,
+    )
+    return 0
+
+
+def print_first_lives(
+    folder: Path,
+    *,
+    lives: int = 256,
+    first_seed: int = 0,
+    max_steps: int | None = None,
+    temperature: float = 1.0,
+    json_file: Path | None = None,
+) -> None:
+    """Play the first lives in some worlds, by chance and by an expert, and print the table.
+
+    Args:
+        folder: Of the expert.
+        lives: Worlds.
+        first_seed: Level seed of the first; the others follow it.
+        max_steps: Steps after which a life is left as it is; the game's own limit when None.
+        temperature: Divides the expert's logits; 0 takes the likeliest action.
+        json_file: Where the figures are written as well.
+
+    Raises:
+        CheckpointError: If there is no expert, or it is damaged.
+    """
+    import numpy as np
+
+    from remdm.evaluation.lives import lives_table
+    from remdm.evaluation.tables import write_json
+    from remdm.experts.policy import Expert, play_first_lives
+
+    expert = Expert.load(folder)
+    game = expert.runner.game
+    cap = max_steps or game.max_episode_steps
+    seeds = first_seed + np.arange(lives)
     summaries: dict[str, dict[str, Any]] = {}
     # Even logits are chance.
-    for name, temperature in (("random", 1e9), ("expert", args.temperature)):
-        lives = play_first_lives(trained, seeds, max_steps=cap, temperature=temperature)
-        summaries[name] = lives.summary(game.achievement_names, game.max_return)
+    for name, heat in (("random", 1e9), ("expert", temperature)):
+        played = play_first_lives(expert, seeds, max_steps=cap, temperature=heat)
+        summaries[name] = played.summary(game.achievement_names, game.max_return)
     Console().print(lives_table(summaries, f"{game.name}, first lives of at most {cap} steps"))
-    if args.json is not None:
-        write_json(args.json, {"env_name": game.name, "max_steps": cap, "rows": summaries})
-    return 0
+    if json_file is not None:
+        write_json(json_file, {"env_name": game.name, "max_steps": cap, "rows": summaries})
 
 
 def _import(args: argparse.Namespace) -> int:

@@ -5,14 +5,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from remdm.base_agent import DenoiserAgent, PlanRequest, check_replan_every
+from remdm.base_agent import (
+    DenoiserAgent,
+    PlanRequest,
+    check_history,
+    check_replan_every,
+    history_read,
+)
 from remdm.data.batch import Batch
 from remdm.diffusion import PlanSample
-from remdm.maps import ArraySpec
+from remdm.maps import ArraySpec, history_spec
 from remdm.nets.autocast import InferencePrecision
 from remdm.nets.denoiser import Context, Denoiser
 from remdm.nets.diagnosis import first_fault
 from remdm.nets.ego import EgoDenoiser
+from remdm.soft_targets import LOGITS_KEY, check_soft_targets, soft_target_loss
 from remdm.tokens import end_token, mask_token
 
 
@@ -33,6 +40,8 @@ class PolicyAgent(DenoiserAgent):
         denoiser_type: type[Denoiser] = EgoDenoiser,
         temperature: float = 0.5,
         label_smoothing: float = 0.0,
+        history: int = 0,
+        soft_target_weight: float = 0.0,
         action_constraints: bool = False,
         loop_breaker: bool = False,
         autocast_inference: str = "auto",
@@ -44,6 +53,8 @@ class PolicyAgent(DenoiserAgent):
             denoiser_type: The network; made with a plan of length one.
             temperature: Divides the logits when an action is drawn; above 0.
             label_smoothing: Share of the target spread over all actions.
+            history: See `DiffusionPlannerAgent`.
+            soft_target_weight: See `DiffusionPlannerAgent`.
             action_constraints: See `DiffusionPlannerAgent`.
             loop_breaker: See `DiffusionPlannerAgent`.
             autocast_inference: See `DiffusionPlannerAgent`.
@@ -61,10 +72,16 @@ class PolicyAgent(DenoiserAgent):
         self.num_actions = num_actions
         self.plan_horizon = plan_horizon
         self.replan_every = 1
-        self.denoiser = denoiser_type(observation_spec, num_actions, 1)
+        check_history("PolicyAgent", history)
+        seen = observation_spec | history_spec(observation_spec, history)
+        self.denoiser = denoiser_type(seen, num_actions, 1)
         self.observation_keys = self.denoiser.observation_keys
+        self.history = history_read("PolicyAgent", history, self.observation_keys)
         self.temperature = temperature
         self.label_smoothing = label_smoothing
+        check_soft_targets("PolicyAgent", soft_target_weight)
+        self.soft_target_weight = soft_target_weight
+        self.label_keys = (LOGITS_KEY,) if soft_target_weight else ()
         self.action_constraints = action_constraints
         self.loop_breaker = loop_breaker
         self.autocast_inference = InferencePrecision.checked(autocast_inference)
@@ -94,6 +111,10 @@ class PolicyAgent(DenoiserAgent):
         used = (weights > 0).float()
         correct = (logits.detach().argmax(-1) == target).float() * used
         metrics = {"first_token_accuracy": correct.sum() / used.sum().clamp_min(1.0)}
+        if self.soft_target_weight:
+            soft = soft_target_loss(logits, batch, real)
+            loss = loss + self.soft_target_weight * soft
+            metrics["soft_target_loss"] = soft.detach()
         for name, value in self.denoiser.auxiliary_loss(context, observations).items():
             loss = loss + value
             metrics[name] = value.detach()

@@ -1,12 +1,18 @@
 """What every test starts from: an empty configuration and one torch thread."""
 
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
 from remdm import config
+
+# XLA compiles a step of Craftax for six to ten seconds; tests of several processes share one.
+COMPILED = Path(__file__).parent.parent / ".pytest_cache" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
 
 
 @pytest.fixture(scope="session", autouse=True)

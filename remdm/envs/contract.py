@@ -118,6 +118,9 @@ class PlanVecEnv(ABC):
         num_actions: Size of the action set, the same in every row.
         action_names: One name per action.
         observation_spec: Arrays of one observation, the same in every row.
+        max_episode_steps: Steps after which an episode is cut, per row.
+        achievement_names: What can be achieved on the way; none in most environments.
+        max_return: Return of an episode in which all goes well; None where there is no such.
     """
 
     env_names: tuple[str, ...]
@@ -126,6 +129,13 @@ class PlanVecEnv(ABC):
     action_names: tuple[str, ...]
     observation_spec: dict[str, ArraySpec]
     max_episode_steps: tuple[int, ...]
+    achievement_names: tuple[str, ...] = ()
+    max_return: float | None = None
+
+    @property
+    def achievements(self) -> np.ndarray:
+        """bool [num_envs, achievements]: unlocked in each row's episode, also after its end."""
+        return np.zeros((self.num_envs, len(self.achievement_names)), np.bool_)
 
     @abstractmethod
     def reset(

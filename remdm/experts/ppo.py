@@ -118,6 +118,7 @@ class PPO:
                 f"num_minibatches must divide num_envs={num_envs}, since whole worlds go into a "
                 f"part, got {num_minibatches}; set PPO.num_minibatches."
             )
+        self.total_timesteps = total_timesteps
         self.frames_per_update = num_envs * num_steps
         self.num_updates = total_timesteps // self.frames_per_update
         if not self.num_updates:
@@ -160,6 +161,16 @@ class PPO:
     def __hash__(self) -> int:
         """See `__eq__`."""
         return hash(self._settings)
+
+    @property
+    def rounding(self) -> str:
+        """What the budget comes to, in words."""
+        whole = self.num_updates * self.frames_per_update
+        cut = f" (total_timesteps={self.total_timesteps:,} rounded down)"
+        return (
+            f"{self.num_updates:,} updates of {self.frames_per_update:,} env steps: {whole:,}"
+            + cut * (whole != self.total_timesteps)
+        )
 
     @property
     def recurrent(self) -> bool:

@@ -12,7 +12,6 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from remdm import config
 from remdm.experts.checkpoint import TRAINING_FILE, expert_facts, load_tree, save_expert
 from remdm.experts.ppo import PPO, Training
 from remdm.experts.rollout import Lives
@@ -45,59 +44,77 @@ def facts_of(ppo: PPO, updates: int) -> dict[str, Any]:
 
 
 @gin.configurable(module="remdm", denylist=["folder"])
-def train_expert(
-    folder: Path, *, ckpt_interval: int = 50, log_interval: int = 10, verbose: bool = True
-) -> Path:
-    """Train the expert that `PPO` is bound to, or go on where it stopped.
+class ExpertTraining:
+    """The training of the expert that `PPO` is bound to.
 
-    Ctrl-C stops after the present update, with a checkpoint.
+    Attributes:
+        folder: Of the training.
+        expert_folder: Where the expert is.
+        ppo: What trains it.
+    """
 
-    Args:
+    def __init__(
+        self, folder: Path, *, ckpt_interval: int = 50, log_interval: int = 10, verbose: bool = True
+    ) -> None:
+        """Args:
         folder: Of the training; the expert is in `expert/` there.
         ckpt_interval: Updates between checkpoints.
         log_interval: Updates between lines of metrics.
         verbose: Show a progress bar on a terminal.
+        """
+        self.folder, self.expert_folder = folder, folder / EXPERT_FOLDER
+        self.ckpt_interval, self.log_interval, self.verbose = ckpt_interval, log_interval, verbose
+        self.ppo = PPO()
 
-    Returns:
-        The folder of the expert.
+    def run(self) -> bool:
+        """Train, or go on where a training stopped; nothing is left to do in one that is done.
 
-    Raises:
-        ConfigError: If a binding is of no use.
-        CheckpointError: If the folder holds an expert of other settings.
-    """
-    ppo = PPO()
-    expert = folder / EXPERT_FOLDER
-    config.check_bindings()  # before hours are spent on what somebody did not mean
-    training = _begin(ppo, expert)
-    expert.parent.mkdir(parents=True, exist_ok=True)
-    log = JsonlLog(folder / METRICS_FILE)
-    shown = verbose and sys.stderr.isatty()
-    bar = tqdm(
-        total=ppo.num_updates * ppo.frames_per_update,
-        initial=int(training.updates) * ppo.frames_per_update,
-        unit="step",
-        unit_scale=True,
-        disable=not shown,
-        dynamic_ncols=True,
-    )
-    recent = _Recent()
-    with StopRequest() as stop, bar:
-        while int(training.updates) < ppo.num_updates and not stop.requested:
-            training, scalars, lives = ppo.advance(training)
-            done = int(training.updates)
-            recent.add(lives)
-            bar.update(ppo.frames_per_update)
-            if done % log_interval == 0 or done == ppo.num_updates:
-                row = {"timesteps": done * ppo.frames_per_update, **recent.means(ppo)}
-                row |= {f"train/{name}": float(value) for name, value in scalars.items()}
-                log.write(row)
-                bar.set_postfix_str(f"return {row['lives/return']:.2f}", refresh=False)
-                logger.info(json.dumps(row))
-                recent = _Recent()
-            if done % ckpt_interval == 0:
-                save_expert(expert, facts_of(ppo, done), training.params, training)
-    save_expert(expert, facts_of(ppo, int(training.updates)), training.params, training)
-    return expert
+        Ctrl-C stops after the present update, with a checkpoint.
+
+        Returns:
+            Whether the expert is finished.
+
+        Raises:
+            CheckpointError: If the folder holds an expert of other settings.
+        """
+        ppo, training = self.ppo, _begin(self.ppo, self.expert_folder)
+        if int(training.updates) == ppo.num_updates:
+            return True
+        logger.info(ppo.rounding)
+        self.expert_folder.parent.mkdir(parents=True, exist_ok=True)
+        log, recent = JsonlLog(self.folder / METRICS_FILE), _Recent()
+        with StopRequest() as stop, self._bar(int(training.updates)) as bar:
+            while int(training.updates) < ppo.num_updates and not stop.requested:
+                training, scalars, lives = ppo.advance(training)
+                done = int(training.updates)
+                recent.add(lives)
+                bar.update(ppo.frames_per_update)
+                if done % self.log_interval == 0 or done == ppo.num_updates:
+                    row = {"timesteps": done * ppo.frames_per_update, **recent.means(ppo)}
+                    row |= {f"train/{name}": float(value) for name, value in scalars.items()}
+                    log.write(row)
+                    bar.set_postfix_str(f"return {row['lives/return']:.2f}", refresh=False)
+                    logger.info(json.dumps(row))
+                    recent = _Recent()
+                if done % self.ckpt_interval == 0:
+                    self._save(training)
+        self._save(training)
+        return int(training.updates) == ppo.num_updates
+
+    def _save(self, training: Training) -> None:
+        facts = facts_of(self.ppo, int(training.updates))
+        save_expert(self.expert_folder, facts, training.params, training)
+
+    def _bar(self, updates: int) -> "tqdm[Any]":
+        return tqdm(
+            desc="training the expert",
+            total=self.ppo.num_updates * self.ppo.frames_per_update,
+            initial=updates * self.ppo.frames_per_update,
+            unit="step",
+            unit_scale=True,
+            disable=not (self.verbose and sys.stderr.isatty()),
+            dynamic_ncols=True,
+        )
 
 
 def _begin(ppo: PPO, folder: Path) -> Training:

@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
+from remdm.envs.contract import PlanVecEnv
+
 
 class Oracle(ABC):
     """Labels observations with plans, and acts by them.
@@ -11,10 +13,12 @@ class Oracle(ABC):
     Attributes:
         name: Short name, printed in tables and stored with labels.
         version: Changes when labels change.
+        gives_plans: Whether labels are whole plans; otherwise only their first actions count.
     """
 
     name: str
     version: int = 1
+    gives_plans: bool = True
 
     @abstractmethod
     def label(
@@ -39,3 +43,19 @@ class Oracle(ABC):
         The label itself unless the oracle acts at random.
         """
         return self.label(observations, plan_horizon)[0]
+
+    def accompany(self, vec_env: PlanVecEnv, plan_horizon: int) -> PlanVecEnv:
+        """The environments as they must be for this oracle to plan and label in them.
+
+        Most oracles read a plan off an observation, and take them as they are. One that remembers
+        the episode, or looks behind what is seen, goes along and writes its plans into the
+        observations, where `plan` and `label` find them.
+
+        Args:
+            vec_env: Where episodes are played.
+            plan_horizon: Tokens per plan.
+
+        Raises:
+            ValueError: If the oracle does not know these environments.
+        """
+        return vec_env

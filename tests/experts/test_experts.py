@@ -20,9 +20,9 @@ from remdm.experts.nets import POLICIES, ActorCriticRNN
 from remdm.experts.policy import Expert, blank_params, play_first_lives
 from remdm.experts.ppo import PPO, Training
 from remdm.experts.rollout import Experience, advantages
-from remdm.experts.training import train_expert
 from remdm.seeding import TRAINING_SEEDS
 from remdm.training.checkpoint import CheckpointError
+from tests.experts.trainings import trained
 
 pytestmark = pytest.mark.craftax
 
@@ -182,8 +182,8 @@ def test_training_writes_an_expert_and_goes_on_bit_for_bit(tmp_path: Path) -> No
     from remdm.experts.training import facts_of
 
     save_expert(tmp_path / "stopped" / "expert", facts_of(ppo, 2), training.params, training)
-    straight = train_expert(tmp_path / "straight")
-    resumed = train_expert(tmp_path / "stopped")
+    straight = trained(tmp_path / "straight")
+    resumed = trained(tmp_path / "stopped")
     first, second = (
         load_tree(folder / "training.safetensors", jax.eval_shape(ppo.start))
         for folder in (straight, resumed)
@@ -195,7 +195,7 @@ def test_training_writes_an_expert_and_goes_on_bit_for_bit(tmp_path: Path) -> No
 
     gin.bind_parameter("PPO.width", 8)
     with pytest.raises(CheckpointError, match="width is 8 now, 16 there"):
-        train_expert(tmp_path / "straight")
+        trained(tmp_path / "straight")
 
     expert = Expert.load(straight, env_name=CLASSIC)
     lives = play_first_lives(expert, np.arange(8), max_steps=20)

@@ -32,8 +32,9 @@ from remdm.experts.policy import Expert, blank_params
 from remdm.experts.ppo import PPO
 from remdm.experts.rnd import RND, Novelty
 from remdm.experts.rollout import Experience, act, advantages, new_actors
-from remdm.experts.training import facts_of, train_expert
+from remdm.experts.training import facts_of
 from remdm.training.checkpoint import CheckpointError
+from tests.experts.trainings import trained
 
 pytestmark = pytest.mark.craftax
 
@@ -285,9 +286,9 @@ def test_training_with_a_bonus_goes_on_bit_for_bit(tmp_path: Path) -> None:
         gin.bind_parameter(f"PPO.{name}", value)
     for name, value in (SMALL | {"learning_rate": 3e-3, "update_epochs": 2}).items():
         gin.bind_parameter(f"RND.{name}", value)
-    gin.bind_parameter("train_expert.log_interval", 1)
+    gin.bind_parameter("ExpertTraining.log_interval", 1)
     ppo = PPO()
-    straight = train_expert(tmp_path / "straight")
+    straight = trained(tmp_path / "straight")
     like = jax.eval_shape(ppo.start)
     whole = load_tree(straight / TRAINING_FILE, like)
     assert isinstance(whole.novelty, Novelty)
@@ -312,7 +313,7 @@ def test_training_with_a_bonus_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert shared.tolist() == [2, 2, 2, 2]
 
     save_expert(tmp_path / "stopped" / "expert", facts_of(ppo, 2), training.params, training)
-    resumed = train_expert(tmp_path / "stopped")
+    resumed = trained(tmp_path / "stopped")
     assert same(load_tree(resumed / TRAINING_FILE, like), whole)
 
     rows = [
@@ -333,7 +334,7 @@ def test_training_with_a_bonus_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
     gin.bind_parameter("RND.features", 5)
     with pytest.raises(CheckpointError, match=r"rnd is .*'features': 5.* now, .*'features': 6"):
-        train_expert(tmp_path / "straight")
+        trained(tmp_path / "straight")
 
 
 def test_bindings_of_a_bonus_that_is_not_given_are_told_before_training(
