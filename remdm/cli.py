@@ -135,6 +135,16 @@ def _add_env_flags(parser: argparse.ArgumentParser, default: str, episodes: int)
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows here as well")
 
 
+def _add_download_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--wandb_download_dir",
+        metavar="FOLDER",
+        type=Path,
+        default=Path("artifacts"),
+        help="where to put an artifact that is given as wandb:entity/project/name:version",
+    )
+
+
 def _train(parser: argparse.ArgumentParser) -> None:
     add_common_flags(parser)
 
@@ -147,7 +157,9 @@ def _oracle(parser: argparse.ArgumentParser) -> None:
 
 
 def _eval(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN_OR_CHECKPOINT", help="a run folder, or one in it")
+    parser.add_argument(
+        "run", metavar="RUN_OR_CHECKPOINT", help="a run folder, one in it, or wandb:..."
+    )
     parser.add_argument(
         "--policies",
         nargs="+",
@@ -155,17 +167,24 @@ def _eval(parser: argparse.ArgumentParser) -> None:
         help="rows of the table: planner, single_step, planner+constraints, random, an oracle",
     )
     parser.add_argument(
+        "--sweep",
+        action="store_true",
+        help="add rows of the planner with other numbers of actions per plan, and other samplers",
+    )
+    parser.add_argument(
         "--nelbo",
         action="store_true",
         help="measure, too, how likely the planner finds the oracle's plans",
     )
+    parser.add_argument("--max_steps", type=int, help="cap of an episode; the game's own")
+    _add_download_flag(parser)
     _add_env_flags(parser, "those of the run", 200)
     add_config_flags(parser)
 
 
 def _watch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "run", metavar="RUN_OR_ORACLE", help="a run folder, a checkpoint, or an oracle's name"
+        "run", metavar="RUN_OR_ORACLE", help="a run folder, a checkpoint, wandb:..., or an oracle"
     )
     parser.add_argument("--env", help="environment id (the run's first)")
     parser.add_argument("--policy", default="planner", help="who plays (planner)")
@@ -177,6 +196,7 @@ def _watch(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--plan", type=int, default=1, help="which plan of the episode (1)")
     parser.add_argument("--png", metavar="FILE", type=Path, help="draw that plan's calls here")
+    _add_download_flag(parser)
     add_config_flags(parser)
 
 
@@ -194,6 +214,7 @@ def _config(parser: argparse.ArgumentParser) -> None:
 
 def _expert(parser: argparse.ArgumentParser) -> None:
     cli_expert.add_flags(parser)
+    _add_download_flag(parser)
     add_config_flags(parser)
 
 

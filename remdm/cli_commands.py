@@ -111,9 +111,9 @@ def _groups_of(experiment: "Experiment") -> dict[str, Sequence[str]]:
 
 def print_rows(rows: "Sequence[EvalRow]", groups: Mapping[str, Sequence[str]]) -> None:
     """Print evaluation rows as a table."""
-    from remdm.evaluation.tables import build_table, rich_table
+    from remdm.evaluation.tables import report_table
 
-    Console().print(rich_table(build_table(rows, groups)))
+    Console().print(report_table(rows, groups))
 
 
 def write_rows(
@@ -214,21 +214,26 @@ def evaluate(args: argparse.Namespace) -> int:
     from remdm.cli_runs import open_run
     from remdm.envs.making import make_vec_env
     from remdm.evaluation.suite import evaluate_suite
+    from remdm.evaluation.variants import sweep_of
 
-    run = open_run(Path(args.run), args.configs, args.bind)
+    run = open_run(args.run, args.configs, args.bind, args.wandb_download_dir)
     groups = env_groups(args.envs) if args.envs else run.groups
     envs = [env for group in groups.values() for env in group]
+    policies = args.policies or list(run.agents)
+    if args.sweep:
+        policies += sweep_of("planner", run.agents["planner"])
     extra = {"nelbo": _print_nelbo(run, envs, args)} if args.nelbo else {}
     rows = evaluate_suite(
         run.agents,
         run.oracle,
         envs,
-        policies=args.policies or list(run.agents),
+        policies=policies,
         episodes=args.episodes,
         first_seed=args.seed,
         rows=args.rows,
         seed=args.seed,
         make_vec_env=make_vec_env,
+        max_episode_steps=args.max_steps,
     )
     print_rows(rows, groups)
     write_rows(args.json, rows, groups, extra)

@@ -63,6 +63,11 @@ def win_rate_series(metrics: Sequence[Mapping[str, Any]], *, x: str = "env_steps
     return _series(metrics, [n for n in _names(metrics) if "/win_rate/" in n], x)
 
 
+def return_series(metrics: Sequence[Mapping[str, Any]], *, x: str = "env_steps") -> list[Series]:
+    """All mean returns in the metrics."""
+    return _series(metrics, [n for n in _names(metrics) if "/return/" in n], x)
+
+
 def _names(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for line in metrics for name in line))
 
@@ -135,8 +140,8 @@ def draw_win_rates(
     for line in win_rate_series(metrics, x=x):
         groups.setdefault(line.name.split("/win_rate/")[0], []).append(line)
     groups = {group: lines for group, lines in groups.items() if lines}
-    if not groups:
-        return False
+    if not any((line.y > 0).any() for lines in groups.values() for line in lines):
+        return False  # nothing can be won here, or nothing was
     titles = [GROUP_TITLES.get(group, f"Win rate: {group}") for group in groups]
     figure, panels = _new_figure(titles, X_LABELS[x])
     envs = dict.fromkeys(_env_of(line) for lines in groups.values() for line in lines)
@@ -149,6 +154,25 @@ def draw_win_rates(
     figure.legend(
         handles, labels, loc="outside lower center", ncols=4, frameon=False, labelcolor=_INK
     )
+    _save(figure, path)
+    return True
+
+
+def draw_returns(metrics: Sequence[Mapping[str, Any]], path: Path, *, x: str = "env_steps") -> bool:
+    """Write the curves of mean returns as a PNG, where episodes are not won or lost.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    series = return_series(metrics, x=x)
+    if not series or any((line.y > 0).any() for line in win_rate_series(metrics, x=x)):
+        return False
+    figure, (axes,) = _new_figure(["Mean return"], X_LABELS[x])
+    for line, colour in zip(series, itertools.cycle(_COLOURS), strict=False):
+        group, env = line.name.split("/return/")
+        axes.plot(line.x, line.y, color=colour, linewidth=2, label=f"{group}: {env}")
+        _mark_last(axes, line.x, line.y, colour, "{:.2f}")
+    axes.legend(frameon=False, labelcolor=_INK, loc="upper left")
     _save(figure, path)
     return True
 

@@ -98,6 +98,10 @@ class _Labelled:
         self.policy, self.agent = policy, agent
         self.windows: list[Window] = []
 
+    def accompany(self, vec_env: PlanVecEnv) -> PlanVecEnv:
+        """See `Policy.accompany`."""
+        return self.policy.accompany(vec_env)
+
     def begin(self, rows: np.ndarray, env_names: Sequence[str], level_seeds: Sequence[int]) -> None:
         """See `Policy.begin`."""
         self.policy.begin(rows, env_names, level_seeds)

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 
 from remdm.continuation import RunningPlans
+from remdm.envs.contract import PlanVecEnv
+from remdm.envs.history import with_history
 from remdm.oracles.contract import Oracle
 from remdm.planning_constraints import PlanMemory
 from remdm.seeding import numpy_generator
@@ -37,6 +39,10 @@ class Policy(Protocol):
 
     name: str
     replan_every: int
+
+    def accompany(self, vec_env: PlanVecEnv) -> PlanVecEnv:
+        """The environments as the policy wants to play them; see `Oracle.accompany`."""
+        ...
 
     def begin(self, rows: np.ndarray, env_names: Sequence[str], level_seeds: Sequence[int]) -> None:
         """New episodes start in `rows`; forget what was kept about the old ones."""
@@ -88,6 +94,10 @@ class OraclePolicy:
         # others draw from a generator of their episode, so that neighbours do not matter.
         self._draws = type(oracle).plan is not Oracle.plan
         self._generators: dict[int, np.random.Generator] = {}
+
+    def accompany(self, vec_env: PlanVecEnv) -> PlanVecEnv:
+        """See `Policy.accompany`."""
+        return self.oracle.accompany(vec_env, self.plan_horizon)
 
     def begin(self, rows: np.ndarray, env_names: Sequence[str], level_seeds: Sequence[int]) -> None:
         """See `Policy.begin`."""
@@ -145,6 +155,10 @@ class AgentPolicy:
         self.replan_every = checked_replan_every(chosen, agent.plan_horizon)
         self._memory = PlanMemory()
         self._running = RunningPlans(0, agent.plan_horizon, agent.num_actions)
+
+    def accompany(self, vec_env: PlanVecEnv) -> PlanVecEnv:
+        """See `Policy.accompany`; some agents want to see what was before."""
+        return with_history(vec_env, self.agent.history, self.agent.observation_keys)
 
     def begin(self, rows: np.ndarray, env_names: Sequence[str], level_seeds: Sequence[int]) -> None:
         """See `Policy.begin`; only agents that ask for it keep anything between plans."""

@@ -1,7 +1,7 @@
 """What a run leaves for people: a table, curves, and pictures of the agent at play.
 
 Everything goes below the run's `report/` folder: `table.md` and `results.json` (the same numbers),
-`loss.png`, `win_rate.png`, and `gifs/<environment>.gif`.
+`loss.png`, `win_rate.png` or `return.png`, and `gifs/<environment>.gif`.
 """
 
 import logging
@@ -12,16 +12,13 @@ from typing import TYPE_CHECKING
 
 from remdm.envs.contract import PlanVecEnv
 from remdm.envs.making import make_vec_env
-from remdm.evaluation.curves import draw_loss, draw_win_rates
-from remdm.evaluation.gif import write_gif
+from remdm.evaluation.curves import draw_loss, draw_returns, draw_win_rates
 from remdm.evaluation.policies import AgentPolicy, Policy
 from remdm.evaluation.recording import record_episode
-from remdm.evaluation.rendering import can_be_drawn, render_episode
+from remdm.evaluation.rendering import can_be_drawn, draw_gif
 from remdm.evaluation.rollout import EvalRow
 from remdm.evaluation.tables import (
-    ResultTable,
-    build_table,
-    markdown_table,
+    report_markdown,
     results_document,
     write_json,
     write_text,
@@ -41,13 +38,6 @@ VecEnvMaker = Callable[[Sequence[str]], PlanVecEnv]
 def env_groups(train_envs: Sequence[str], heldout_envs: Sequence[str]) -> dict[str, list[str]]:
     """The groups that every table of this project has."""
     return {"training": list(train_envs), "held-out": list(heldout_envs)}
-
-
-def result_table(
-    rows: Sequence[EvalRow], train_envs: Sequence[str], heldout_envs: Sequence[str]
-) -> ResultTable:
-    """The table of a run."""
-    return build_table(rows, env_groups(train_envs, heldout_envs))
 
 
 def write_report(
@@ -95,17 +85,21 @@ def write_tables(
     title: str | None = None,
 ) -> list[Path]:
     """Write `table.md` and `results.json`."""
-    table = result_table(rows, train_envs, heldout_envs)
+    groups = env_groups(train_envs, heldout_envs)
     markdown, numbers = report / "table.md", report / "results.json"
-    write_text(markdown, markdown_table(table, title=title))
-    write_json(numbers, results_document(rows, env_groups(train_envs, heldout_envs)))
+    write_text(markdown, report_markdown(rows, groups, title=title))
+    write_json(numbers, results_document(rows, groups))
     return [markdown, numbers]
 
 
 def write_curves(report: Path, metrics: Path) -> list[Path]:
     """Write `loss.png` and `win_rate.png`, each if the metrics have something to draw."""
     lines = JsonlLog(metrics).read()
-    drawn = {report / "loss.png": draw_loss, report / "win_rate.png": draw_win_rates}
+    drawn = {
+        report / "loss.png": draw_loss,
+        report / "win_rate.png": draw_win_rates,
+        report / "return.png": draw_returns,
+    }
     return [path for path, draw in drawn.items() if draw(lines, path)]
 
 
@@ -121,7 +115,7 @@ def write_gifs(
 ) -> list[Path]:
     """Write one GIF per environment in which `policy` plays level `seed`.
 
-    Environments whose observation is not a map are skipped with a warning.
+    Environments whose observation cannot be drawn are skipped with a warning.
 
     Args:
         folder: Where the files go.
@@ -137,13 +131,13 @@ def write_gifs(
         vec_env = vec_env_maker([env])
         try:
             if not can_be_drawn(vec_env.observation_spec):
-                logger.warning("no GIF for %s: its observation is not a map.", env)
+                logger.warning("no GIF for %s: its observation is no map and not Craftax's.", env)
                 continue
             recording = record_episode(policy, vec_env, seed, max_steps=max_steps)
         finally:
             vec_env.close()
         path = folder / gif_name(env)
-        write_gif(path, render_episode(recording, max_frames=max_frames))
+        draw_gif(path, recording, max_frames=max_frames)
         written.append(path)
     return written
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from remdm.envs.contract import Chunk, PlanVecEnv
+from remdm.evaluation.lives import FirstLives
 from remdm.evaluation.policies import Policy
 from remdm.evaluation.statistics import Rate
 from remdm.tokens import end_token
@@ -32,6 +33,9 @@ class EpisodeRecord:
         steps: Actions taken.
         plans: Plans made.
         nfe: Network evaluations of those plans.
+        total_reward: Its return.
+        ended: It came to its own end, before any cap.
+        achieved: What was unlocked, in the order of `PlanVecEnv.achievement_names`.
     """
 
     env: str
@@ -40,6 +44,9 @@ class EpisodeRecord:
     steps: int
     plans: int
     nfe: float
+    total_reward: float = 0.0
+    ended: bool = True
+    achieved: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,10 @@ class EvalRow:
         plans_per_episode: Mean number of plans.
         nfe_per_plan: Mean network evaluations per plan.
         first_seed: Level seed of the first episode; the others follow it.
+        mean_return: Mean return.
+        return_low: Lower limit of its normal 95 % interval.
+        return_high: Upper limit.
+        lives: `FirstLives.summary`, where the environment has achievements.
     """
 
     env: str
@@ -73,6 +84,10 @@ class EvalRow:
     plans_per_episode: float
     nfe_per_plan: float
     first_seed: int
+    mean_return: float = 0.0
+    return_low: float = 0.0
+    return_high: float = 0.0
+    lives: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The row as JSON writes it."""
@@ -162,6 +177,7 @@ def evaluate_in(
 
     Every environment that has a row in `vec_env` is evaluated. What the rows held before is lost.
     """
+    vec_env = policy.accompany(vec_env)
     order = list(dict.fromkeys(vec_env.env_names))
     queues = {env: deque(range(first_seed, first_seed + episodes)) for env in order}
     play = _Play(policy, vec_env, queues, max_episode_steps)
@@ -172,12 +188,29 @@ def evaluate_in(
             progress(len(play.records), total, sum(r.won for r in play.records))
     place = {env: i for i, env in enumerate(order)}
     records = sorted(play.records, key=lambda r: (place[r.env], r.seed))
-    return Evaluation([eval_row(policy.name, env, records) for env in order], records)
+    rows = [
+        eval_row(policy.name, env, records, vec_env.achievement_names, vec_env.max_return)
+        for env in order
+    ]
+    return Evaluation(rows, records)
 
 
-def eval_row(policy: str, env: str, records: Sequence[EpisodeRecord]) -> EvalRow:
-    """Sum up the records of `env`."""
+def eval_row(
+    policy: str,
+    env: str,
+    records: Sequence[EpisodeRecord],
+    achievement_names: Sequence[str] = (),
+    max_return: float | None = None,
+) -> EvalRow:
+    """Sum up the records of `env`; the last two are of `PlanVecEnv`."""
     mine = [r for r in records if r.env == env]
+    lives = FirstLives(
+        returns=np.array([r.total_reward for r in mine], np.float32),
+        steps=np.array([r.steps for r in mine], np.int64),
+        achievements=np.array([r.achieved for r in mine], np.bool_),
+        ended=np.array([r.ended for r in mine], np.bool_),
+    )
+    low, high = lives.return_interval
     won = [r.steps for r in mine if r.won]
     rate = Rate.of(len(won), len(mine))
     plans = sum(r.plans for r in mine)
@@ -194,7 +227,23 @@ def eval_row(policy: str, env: str, records: Sequence[EpisodeRecord]) -> EvalRow
         plans_per_episode=plans / len(mine),
         nfe_per_plan=sum(r.nfe for r in mine) / max(plans, 1),
         first_seed=min(r.seed for r in mine),
+        mean_return=float(lives.returns.mean()),
+        return_low=low,
+        return_high=high,
+        lives=_lives(lives, mine, achievement_names, max_return) if achievement_names else None,
     )
+
+
+def _lives(
+    lives: FirstLives,
+    records: Sequence[EpisodeRecord],
+    names: Sequence[str],
+    max_return: float | None,
+) -> dict[str, Any]:
+    """The figures of first lives, and what the planning cost: net calls per env step."""
+    steps = max(sum(r.steps for r in records), 1)
+    summary = lives.summary(names, max_return)
+    return summary | {"nfe_per_step": sum(r.nfe for r in records) / steps}
 
 
 class _Play:
@@ -219,6 +268,7 @@ class _Play:
         self.idle = np.zeros(count, np.int64)  # plans that ran nothing
         self.plans = np.zeros(count, np.int64)
         self.nfe = np.zeros(count)
+        self.returns = np.zeros(count)
         self.observations: dict[str, np.ndarray] = {}
         self._deal(range(count))
 
@@ -228,6 +278,8 @@ class _Play:
         planned = self.policy.plan({k: v[rows] for k, v in self.observations.items()}, rows)
         tokens = np.full((self.vec_env.num_envs, planned.tokens.shape[1]), self.end, np.int64)
         tokens[rows] = planned.tokens
+        left = self.caps - self.steps  # nothing is done, earned or achieved after the cap
+        tokens[np.arange(tokens.shape[1]) >= left[:, None]] = self.end
         self.plans[rows] += 1
         self.nfe[rows] += planned.nfe
         chunk = self.vec_env.execute(tokens, self.policy.replan_every, stop_when_blocked=True)
@@ -239,10 +291,12 @@ class _Play:
         """Count the steps, note what has finished, and give those rows their next level."""
         lengths = chunk.lengths[rows]
         self.steps[rows] += lengths
+        self.returns[rows] += (chunk.rewards * chunk.valid)[rows].sum(1)
         # A plan that runs nothing costs a step of the budget, or it could be made for ever.
         self.idle[rows] += lengths == 0
         spent = self.steps[rows] + self.idle[rows]
         over = chunk.done[rows] | (spent >= self.caps[rows])
+        achieved = self.vec_env.achievements
         for row in rows[over]:
             self.records.append(
                 EpisodeRecord(
@@ -250,6 +304,9 @@ class _Play:
                     seed=int(self.seeds[row]),
                     won=bool(chunk.won[row] and self.steps[row] <= self.caps[row]),
                     steps=int(min(self.steps[row], self.caps[row])),
+                    total_reward=float(self.returns[row]),
+                    ended=bool(chunk.terminated[row].any()),
+                    achieved=tuple(achieved[row].tolist()),
                     plans=int(self.plans[row]),
                     nfe=float(self.nfe[row]),
                 )
@@ -272,6 +329,6 @@ class _Play:
         self.observations = self.vec_env.reset(seeds, dealt)
         self.policy.begin(fresh, names, seeds)
         self.seeds[fresh] = seeds
-        for counter in (self.steps, self.idle, self.plans, self.nfe):
+        for counter in (self.steps, self.idle, self.plans, self.nfe, self.returns):
             counter[fresh] = 0
         self.running[fresh] = True

@@ -8,6 +8,7 @@ from remdm.agent import BaseAgent
 from remdm.envs.contract import PlanVecEnv
 from remdm.evaluation.policies import AgentPolicy, OraclePolicy, Policy
 from remdm.evaluation.rollout import EvalRow, evaluate_policy
+from remdm.evaluation.variants import variant_policy
 from remdm.oracles.contract import Oracle
 from remdm.oracles.random_policy import RandomPolicy
 from remdm.oracles.seed_oracle import SeedOracle
@@ -38,7 +39,8 @@ def suite_policies(
         agents: By the name of their rows.
         oracle: The row of its own name.
         policies: Names of rows: "random", the oracle's, an agent's, an agent's with
-            "+constraints"; None for all but the constrained ones.
+            "+constraints" or with choices of its own (see `remdm.evaluation.variants`); None for
+            all but these.
         seed: Seed of all that is drawn.
 
     Raises:
@@ -58,10 +60,16 @@ def suite_policies(
 
             made[row] = make
     wanted = policies or [name for name in made if not name.endswith(CONSTRAINED)]
+    policies_made: list[Policy] = []
     for name in wanted:
-        if name not in made:
+        if ":" in name:
+            generator = torch_generator(seed, "suite", name)
+            policies_made.append(variant_policy(name, dict(agents), generator))
+        elif name in made:
+            policies_made.append(made[name]())
+        else:
             raise ValueError(unknown_name_message("policy", name, made))
-    return [made[name]() for name in wanted]
+    return policies_made
 
 
 def evaluate_suite(

@@ -17,6 +17,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from remdm.evaluation.lives import lives_markdown, lives_table
 from remdm.evaluation.rollout import EvalRow
 from remdm.evaluation.statistics import Rate, mean_rate
 
@@ -258,6 +259,43 @@ def results_document(
         "notes": default_notes(rows) if notes is None else dict(notes),
         **(extra or {}),
     }
+
+
+def lives_by_env(rows: Iterable[EvalRow]) -> dict[str, dict[str, dict[str, Any]]]:
+    """By environment and policy what `FirstLives.summary` says; only where there are lives."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        if row.lives is not None:
+            found.setdefault(row.env, {})[row.policy] = row.lives
+    return found
+
+
+def report_markdown(
+    rows: Sequence[EvalRow], groups: Mapping[str, Sequence[str]], *, title: str | None = None
+) -> str:
+    """All that rows say: first lives where there are achievements, win rates elsewhere."""
+    lives = lives_by_env(rows)
+    parts = [f"# {title}\n"] if title else []
+    parts += [lives_markdown(by_policy, lives_title(env)) for env, by_policy in lives.items()]
+    won = [row for row in rows if row.lives is None]
+    if won:
+        parts.append(markdown_table(build_table(won, groups)))
+    return "\n".join(parts)
+
+
+def report_table(rows: Sequence[EvalRow], groups: Mapping[str, Sequence[str]]) -> Group:
+    """`report_markdown` for a terminal."""
+    lives = lives_by_env(rows)
+    parts: list[Any] = [lives_table(by, lives_title(env)) for env, by in lives.items()]
+    won = [row for row in rows if row.lives is None]
+    if won:
+        parts.append(rich_table(build_table(won, groups)))
+    return Group(*parts)
+
+
+def lives_title(env: str) -> str:
+    """Above a table of first lives."""
+    return f"{env}: the first life in each world"
 
 
 def write_json(path: Path, document: Any) -> None:

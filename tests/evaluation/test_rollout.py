@@ -21,6 +21,9 @@ class Spy:
         self.policy, self.name, self.replan_every = policy, policy.name, policy.replan_every
         self.levels, self.batches = [], []
 
+    def accompany(self, vec_env):
+        return self.policy.accompany(vec_env)
+
     def begin(self, rows, env_names, level_seeds):
         self.levels += list(zip(env_names, level_seeds, strict=True))
         self.policy.begin(rows, env_names, level_seeds)
@@ -41,6 +44,9 @@ class Fixed:
 
     def __init__(self, *tokens):
         self.tokens = np.array(tokens + (END,) * (4 - len(tokens)))
+
+    def accompany(self, vec_env):
+        return vec_env
 
     def begin(self, rows, env_names, level_seeds):
         pass

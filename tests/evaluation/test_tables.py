@@ -147,6 +147,10 @@ def test_json_has_exactly_the_promised_fields_and_more_only_behind_them(rows, tm
         "plans_per_episode",
         "nfe_per_plan",
         "first_seed",
+        "mean_return",
+        "return_low",
+        "return_high",
+        "lives",
     ]
     assert read["rows"][2]["mean_steps_won"] is None
     means = {(m["group"], m["policy"]): m["win_rate"] for m in read["means"]}
