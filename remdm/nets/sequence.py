@@ -2,7 +2,7 @@
 
 All tokens go through one transformer together. The game's flat observation vector passes a dense
 encoder once per plan; the transformer runs again at every denoising step. Shape, parameter count
-and initial values follow the published net, with `predicts_end = False` to the last number:
+and initial values follow the published net, with `predict_end = False` to the last number:
 3,333,649 in the default size on Craftax-Classic. It has known weaknesses, kept on purpose:
 
 - One token holds all that is seen. It comes from one-hot tiles through a dense layer, which in the
@@ -115,7 +115,7 @@ class SequenceDenoiser(Denoiser):
         num_encoder_layers: int = 2,
         dropout: float = 0.1,
         time_scale: float = 1.0,
-        predicts_end: bool = True,
+        predict_end: bool = True,
         num_blocks: int | None = None,
         num_flags: int | None = None,
     ) -> None:
@@ -132,7 +132,7 @@ class SequenceDenoiser(Denoiser):
         num_encoder_layers: Layers of the encoder before the one that makes the token.
         dropout: Share of each layer's result that is dropped in training.
         time_scale: Factor on the time in [0, 1] before its sines and cosines; 1 is published.
-        predicts_end: Whether the net reads END and has a class for it. The published one does
+        predict_end: Whether the net reads END and has a class for it. The published one does
             neither: there, an END in a plan is read as MASK.
         num_blocks: Kinds of blocks in a packed view; None takes those of the game whose view has
             this size.
@@ -146,7 +146,7 @@ class SequenceDenoiser(Denoiser):
         self.num_actions = num_actions
         self.plan_horizon = plan_horizon
         self.time_scale = time_scale
-        self.predicts_end = predicts_end
+        self.predicts_end = predict_end
         self.flatten = flattener(observation_spec, num_blocks, num_flags)
         self.observation_keys = self.flatten.observation_keys
         self.encoder = _encoder(self.flatten.size, encoder_width, num_encoder_layers, width)
@@ -154,14 +154,14 @@ class SequenceDenoiser(Denoiser):
             dense(width, width), nn.GELU(approximate="tanh"), dense(width, width)
         )
         # Without END, the last row is MASK.
-        rows = vocabulary_size(num_actions) if predicts_end else mask_token(num_actions) + 1
+        rows = vocabulary_size(num_actions) if predict_end else mask_token(num_actions) + 1
         self.tokens = nn.Embedding(rows, width)
         nn.init.normal_(self.tokens.weight, std=width**-0.5)
         self.layers = nn.ModuleList(
             SequenceLayer(width, num_heads, hidden, dropout) for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(width, NORM_EPSILON)
-        self.head = dense(width, num_actions + int(predicts_end), HEAD_GAIN)
+        self.head = dense(width, num_actions + int(predict_end), HEAD_GAIN)
         self.frequencies: Tensor
         self.positions: Tensor
         frequencies = wave_frequencies(width)

@@ -11,6 +11,7 @@ from remdm.nets.denoiser import Denoiser, num_parameters, select_rows
 from remdm.nets.dual_stream import NEVER, DualStreamDenoiser, goal_position
 from remdm.nets.ego import CellEmbedding, EgoDenoiser, EgoEncoder
 from remdm.nets.egocentric import NUM_BLOCKED, NUM_CELL_CODES, NUM_SEARCH_BUCKETS
+from remdm.nets.sequence import SequenceDenoiser
 from remdm.tokens import vocabulary_size
 from tests.nets.states import random_states, tensors
 
@@ -19,6 +20,7 @@ HORIZON = 8
 SPEC = map_observation_spec(21, 79)
 NETS = {
     "ego": EgoDenoiser,
+    "sequence": partial(SequenceDenoiser, num_layers=2),
     "dual_stream": partial(DualStreamDenoiser, num_layers=2),
     "prefix": partial(DualStreamDenoiser, num_layers=2, attention="prefix"),
     "local_only": partial(DualStreamDenoiser, num_layers=2, use_global_stream=False),

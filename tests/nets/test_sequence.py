@@ -143,7 +143,7 @@ def test_every_published_size_has_its_parameters(
             hidden=hidden,
             encoder_width=encoder_width,
             num_encoder_layers=encoder_layers,
-            predicts_end=False,
+            predict_end=False,
         )
     assert num_parameters(net) == count
 
@@ -231,7 +231,7 @@ def test_logits_are_finite_for_every_token(game):
 
 @torch.inference_mode()
 def test_a_net_without_end_reads_it_as_mask_and_never_plans_it():
-    net = made(predicts_end=False).eval()
+    net = made(predict_end=False).eval()
     states, zt, time = case()
     logits = net(states, zt, time)
     assert (logits[..., 17] == NEVER).all()
