@@ -8,8 +8,7 @@ from remdm.agent import BaseAgent
 from remdm.artifacts import local_folder
 from remdm.oracles.contract import Oracle
 from remdm.oracles.making import make_oracle
-from remdm.training.checkpoint import STATE_FILE, CheckpointError, list_checkpoints
-from remdm.training.run_folder import RunFolder
+from remdm.training.run_folder import find_checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,33 +31,6 @@ class OpenRun:
 def oracle_run(name: str) -> OpenRun:
     """An oracle alone."""
     return OpenRun(make_oracle(name), {"training": ["MiniHack-Room-Random-15x15-v0"]})
-
-
-def find_checkpoint(path: Path) -> tuple[RunFolder, Path]:
-    """The run folder and the checkpoint that `path` means.
-
-    Args:
-        path: A checkpoint folder, or a run folder: then its best checkpoint, else its newest. One
-            that was taken out of its run, as an artifact is, has its `config.gin` inside.
-
-    Raises:
-        CheckpointError: If there is no checkpoint.
-    """
-    path = path.resolve()
-    if (path / STATE_FILE).is_file():
-        for parent in (path, *path.parents):
-            if RunFolder(parent).config.is_file():
-                return RunFolder(parent), path
-        raise CheckpointError(f"{path} lies in no run folder: no config.gin in it or above it")
-    folder = RunFolder(path)
-    if not folder.config.is_file():
-        raise CheckpointError(f"{path} is neither a run folder nor a checkpoint: no config.gin")
-    if (folder.best / STATE_FILE).is_file():
-        return folder, folder.best
-    found = list_checkpoints(folder.checkpoints)
-    if not found:
-        raise CheckpointError(f"{path} holds no checkpoint yet; train it for an epoch first")
-    return folder, found[-1]
 
 
 def open_run(

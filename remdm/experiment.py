@@ -12,12 +12,12 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import gin
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from remdm.agent import BaseAgent
+from remdm.artifacts import local_folder
 from remdm.data.batch import Batch
 from remdm.envs.making import make_env
 from remdm.evaluation.policies import AgentPolicy
@@ -31,6 +31,7 @@ from remdm.training.collector import CollectStats
 from remdm.training.interrupt import Stopped, StopRequest
 from remdm.training.prefetch import prefetch
 from remdm.training.progress import Means, time_text
+from remdm.training.run_folder import find_checkpoint
 from remdm.training.tracking import any_process
 from remdm.training.trainer import AgentTrainer
 
@@ -66,6 +67,9 @@ class Experiment(AssembledRun):
         newest = whole_state.newest_checkpoint(self.folder.checkpoints)
         if newest is None:
             self.metrics_log.rewind(0)
+            if self.start_from is not None:
+                _, begin = find_checkpoint(local_folder(self.start_from))
+                self.load_checkpoint_from_path(begin, resume_training_state=False)
             self.save_checkpoint()
         else:
             self.load_checkpoint_from_path(newest)
@@ -96,6 +100,7 @@ class Experiment(AssembledRun):
             finally:
                 self.bar.close(self.progress)
         self.tell(self.closing_words(stopped))
+        self.publish_artifacts()
 
     def stop_if_asked(self) -> None:
         """Raise `Stopped` if somebody asked to stop; processes agree, so all must call this."""
@@ -109,7 +114,7 @@ class Experiment(AssembledRun):
             if not progress.collected:
                 self.prepare_data()
             metrics = progress.metrics | self.train_epoch()
-            if self.val_interval and (progress.epoch + 1) % self.val_interval == 0:
+            if self.budget.validates_after(progress.epoch):
                 metrics |= self.evaluate_val()
         finally:
             progress.seconds += time.monotonic() - began
@@ -117,8 +122,7 @@ class Experiment(AssembledRun):
         if self.verbose and not self.on_terminal:
             self.tell(self.bar.line(progress))
         progress.next_epoch()
-        spent = self.total_timesteps is not None and progress.env_steps >= self.total_timesteps
-        progress.finished = progress.epoch >= self.epochs or spent
+        progress.finished = self.budget.spent(progress.epoch, progress.env_steps)
         if self.always_save_latest:
             self.write_latest_policy()
         due = self.ckpt_interval is not None and progress.epoch % self.ckpt_interval == 0
@@ -142,10 +146,10 @@ class Experiment(AssembledRun):
         if self.always_load_latest:
             self.read_latest_policy()
         warm = progress.epoch == self.start_collecting_at_epoch and self.warm_start_timesteps > 0
-        per_actor = self.warm_start_timesteps if warm else self.train_timesteps_per_epoch
         agent = None if warm else self.policy
         beta = 1.0 if warm else self.beta_schedule(progress.epoch / self.num_epochs)
-        began, before, target = time.monotonic(), stats.env_steps, per_actor * self.envs.num_envs
+        began, before = time.monotonic(), stats.env_steps
+        target = self.steps_to_collect(before)
         self.buffer.policy_version = self.trainers[PLANNER].updates
         while stats.env_steps < target and not self.stop.requested:
             self.interact(agent, stats, beta)
@@ -155,8 +159,8 @@ class Experiment(AssembledRun):
         progress.env_steps += int(self.reduce({"steps": new}, "sum")["steps"])
         self.stop_if_asked()
         if stats.episodes:
-            rate = sum(stats.wins.values()) / sum(stats.episodes.values())
-            self.bar.note(**{"collect win": f"{rate:.2f}"})
+            name, value = stats.score(self.val_metric)
+            self.bar.note(**{f"collect {name}": f"{value:.2f}"})
         speed = new / max(time.monotonic() - began, 1e-9)
         metrics = {"collect/steps_per_second": speed, "collect/beta": beta}
         return self.reduce(stats.metrics() | metrics)
@@ -259,23 +263,25 @@ class Experiment(AssembledRun):
             if self.accelerator.num_processes == 1:  # otherwise nobody may leave alone
                 self.stop_if_asked()
 
+        chance = torch_generator(self.seed, "validation", progress.epoch)
         played = evaluate_in(
-            AgentPolicy(self.policy, torch_generator(self.seed, "validation", progress.epoch)),
+            AgentPolicy(self.policy, chance, replan_every=self.val_replan_every),
             self.val_envs,
             episodes=self.val_episodes,
             first_seed=VALIDATION_SEEDS.start,
+            max_episode_steps=self.val_step_cap,
             progress=tell,
         )
-        rates = self.reduce({f"val/win_rate/{row.env}": row.win_rate for row in played.rows})
-        score = float(np.mean(list(rates.values())))
+        means = played.means(self.reduce)
+        score = means[f"val/{self.val_metric}"]
         self.keep_if_best(score)
-        self.bar.note(**{"val win": f"{score:.2f}"})
-        return {"val/win_rate": score, "val/episodes": float(self.val_episodes), **rates}
+        self.bar.note(**{f"val {self.val_metric.removesuffix('_rate')}": f"{score:.2f}"})
+        return {"val/episodes": float(self.val_episodes), **means}
 
     def keep_if_best(self, score: float) -> None:
         """Keep the averaged weights if nothing before had a higher score; later ones win ties."""
         progress = self.progress
-        if score >= progress.best_score:
+        if progress.best_epoch < 0 or score >= progress.best_score:
             progress.best_score, progress.best_epoch = score, progress.epoch
             if self.accelerator.is_main_process:
                 whole_state.save_averaged(self, self.folder.best)
@@ -380,8 +386,9 @@ class Experiment(AssembledRun):
         ]
         if progress.best_epoch >= 0:
             lines.append(
-                f"best win rate on the validation levels {progress.best_score:.3f}, in epoch "
-                f"{progress.best_epoch + 1} (kept in {self.folder.best})"
+                f"best {self.val_metric.replace('_', ' ')} on the validation levels "
+                f"{progress.best_score:.3f}, in epoch {progress.best_epoch + 1} "
+                f"(kept in {self.folder.best})"
             )
         if stopped:
             lines.append("all is saved; the same command goes on from there")

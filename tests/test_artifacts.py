@@ -23,7 +23,7 @@ from remdm.artifacts import (
     publish_artifact,
 )
 from remdm.cli import main
-from remdm.cli_runs import find_checkpoint
+from remdm.training.run_folder import find_checkpoint
 from tests.tiny_runs import files_below, learnt
 from tests.wandb_store import Found, Store
 

@@ -246,12 +246,46 @@ def test_config_file_says_what_it_is_and_loads(path: Path) -> None:
 RECIPES = [p for p in GIN_FILES if p.stem != "smoke" and not p.stem.endswith("_expert")]
 
 
+TINY_PPO = (
+    "PPO.total_timesteps = 64",
+    "PPO.num_envs = 8",
+    "PPO.num_steps = 8",
+    "PPO.num_minibatches = 2",
+    "PPO.width = 8",
+    "PPO.pool_size = 8",
+)
+
+
+def blank_expert(folder: Path, env_name: str) -> Path:
+    """An expert that has learnt nothing, for recipes that need one."""
+    from remdm.envs.craftax.game import load_game
+    from remdm.experts.checkpoint import save_expert
+    from remdm.experts.nets import POLICIES
+    from remdm.experts.policy import blank_params
+
+    game = load_game(env_name)
+    params = blank_params(POLICIES["ppo"](len(game.action_names), 8), 8, game.codec.flat_size)
+    facts = {"algorithm": "ppo", "env_name": env_name, "width": 8}
+    return save_expert(folder, facts, params)
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=name_of)
 def test_recipe_starts_and_uses_all_it_binds(path: Path, tmp_path: Path) -> None:
+    binds = []
     if path.stem.startswith("minihack"):
         pytest.importorskip("nle")
+    if path.stem.startswith("craftax"):
+        pytest.importorskip("craftax")
+        config.load_config([path])
+        (game,) = config.bound_value("Experiment.train_envs")
+        binds = [f"ExpertOracle.expert = {str(tmp_path / 'expert')!r}"]
+        if config.bound_value("ExpertOracle.training_type") is not None:
+            binds += TINY_PPO
+        else:
+            blank_expert(tmp_path / "expert", game)
+        config.clear_config()
     folder = {"Experiment.ckpt_base_dir": ("--ckpt_base_dir", str(tmp_path))}
-    config.load_config([path, "smoke"], [], folder)
+    config.load_config([path, "smoke"], binds, folder)
     experiment = remdm.Experiment("smoke")
     experiment.start()
     try:

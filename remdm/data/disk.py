@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from remdm.data.batch import Window
 from remdm.data.contents import WindowContents
 from remdm.data.contract import RLDataset
 from remdm.data.labels import LabelIdentity, Labeller, Labels, label_shard
+from remdm.data.limit_checks import check_limits
 from remdm.data.manifest import (
     DatasetFolder,
     Limits,
@@ -63,6 +65,7 @@ class DiskTrajDataset(RLDataset):
         dset_name: str = "buffer",
         *,
         dset_max_timesteps: int | None = None,
+        dset_max_cycles: float | None = None,
         dset_max_bytes: int | None = None,
         dset_min_timesteps: int = 1,
         balance: Balance = "env",
@@ -77,6 +80,7 @@ class DiskTrajDataset(RLDataset):
         dset_root: Folder that holds the dataset's folder.
         dset_name: Name of the dataset's folder.
         dset_max_timesteps: Steps to keep; the oldest shards beyond go. None keeps all.
+        dset_max_cycles: The same in epochs of collecting, however many actors there are.
         dset_max_bytes: Bytes of shards and labels to keep, likewise.
         dset_min_timesteps: Drawable steps from which on training begins.
         balance: "env" draws equally often from every environment, "timestep" every step equally
@@ -93,7 +97,9 @@ class DiskTrajDataset(RLDataset):
             least the number of epochs between checkpoints, a resumed run finds all its data.
         stale_after_minutes: Age from which a temporary file counts as left by a killed writer.
         """
-        _check_knobs(dset_max_timesteps, dset_max_bytes, dset_min_timesteps, unlink_after)
+        check_limits(
+            dset_max_timesteps, dset_max_cycles, dset_max_bytes, dset_min_timesteps, unlink_after
+        )
         check_target(target)
         check_end_after(end_after)
         check_return_weight_cap(return_weight_cap)
@@ -102,7 +108,7 @@ class DiskTrajDataset(RLDataset):
         self.limits = Limits(
             dset_max_timesteps, dset_max_bytes, unlink_after, stale_after_minutes * 60
         )
-        self.dset_min_timesteps = dset_min_timesteps
+        self.dset_min_timesteps, self.dset_max_cycles = dset_min_timesteps, dset_max_cycles
         self.balance, self.target, self.won_only = balance, target, won_only
         self.end_after, self.return_weight_cap = end_after, return_weight_cap
         self.manifest = Manifest()
@@ -170,6 +176,9 @@ class DiskTrajDataset(RLDataset):
                 "gives next actions; set DiskTrajDataset.target = 'oracle_actions', or "
                 "ExpertOracle.labels = 'branched'."
             )
+        if self.dset_max_cycles is not None:
+            kept = experiment.budget.frames.steps_in(self.dset_max_cycles)
+            self.limits = replace(self.limits, max_steps=kept)
         past = sorted(key for key in keys if key.startswith(HISTORY_PREFIX))
         self.configure(
             experiment.agent.plan_horizon,
@@ -376,21 +385,3 @@ class DiskTrajDataset(RLDataset):
         if self._processes is not None:
             self._processes.wait_for_everyone()
         self._draw_from(manifest)
-
-
-def _check_knobs(
-    max_steps: int | None, max_bytes: int | None, min_steps: int, unlink_after: int
-) -> None:
-    for name, value, least in (
-        ("dset_max_timesteps", max_steps, 1),
-        ("dset_max_bytes", max_bytes, 1),
-        ("dset_min_timesteps", min_steps, 0),
-        ("unlink_after", unlink_after, 1),
-    ):
-        if value is not None and value < least:
-            raise ValueError(f"DiskTrajDataset.{name} must be at least {least}, got {value}")
-    if max_steps is not None and max_steps < min_steps:
-        raise ValueError(
-            f"DiskTrajDataset.dset_max_timesteps={max_steps} must not be smaller than "
-            f"dset_min_timesteps={min_steps}, or training never begins"
-        )

@@ -106,6 +106,18 @@ class Evaluation:
     rows: list[EvalRow]
     records: list[EpisodeRecord]
 
+    def means(self, over_all: Callable[[dict[str, float]], dict[str, float]]) -> dict[str, float]:
+        """Scalars to log: `val/win_rate` and `val/return`, by environment and their means.
+
+        Args:
+            over_all: Averages scalars over processes.
+        """
+        found: dict[str, float] = {}
+        for name, column in (("win_rate", "win_rate"), ("return", "mean_return")):
+            own = over_all({f"val/{name}/{r.env}": getattr(r, column) for r in self.rows})
+            found |= {f"val/{name}": float(np.mean(list(own.values()))), **own}
+        return found
+
     def won_by_env(self) -> dict[str, np.ndarray]:
         """By environment, bool [episodes] in order of seeds; what `paired_difference` takes."""
         return {

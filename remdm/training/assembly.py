@@ -14,14 +14,17 @@ from accelerate.utils import set_seed
 
 from remdm import config
 from remdm.agent import BaseAgent
+from remdm.artifacts import policy_name, publish_artifact
 from remdm.data.contract import RLDataset
 from remdm.data.shards import RecordingBuffer
 from remdm.envs.contract import PlanVecEnv
+from remdm.envs.history import with_history
 from remdm.envs.making import make_env, make_vec_env
 from remdm.envs.sync import check_same_kind
 from remdm.maps import ArraySpec
 from remdm.training.allotment import allot_actors, level_caps
 from remdm.training.collector import Collector
+from remdm.training.frames import Budget
 from remdm.training.interrupt import StopRequest
 from remdm.training.progress import Progress, ProgressBar
 from remdm.training.run_folder import RunFolder
@@ -41,6 +44,7 @@ class AssembledRun(ExperimentSettings):
         folder: Where everything of the run lies.
         progress: Its counters.
         accelerator: Device and processes.
+        budget: What the run comes to on so many actors.
         envs: The environments that collect.
         trainers: The planner and, where there is one, the baseline, each with its optimiser.
         dataset: What batches are drawn from.
@@ -51,6 +55,7 @@ class AssembledRun(ExperimentSettings):
     folder: RunFolder
     progress: Progress
     accelerator: Accelerator
+    budget: Budget
     envs: PlanVecEnv
     trainers: dict[str, AgentTrainer]
     dataset: RLDataset
@@ -77,6 +82,7 @@ class AssembledRun(ExperimentSettings):
             self.init_model()
             self.init_dsets()
             self.init_folder()
+            self.init_collector()
             self.init_logger()
         except BaseException:
             self._open.close()
@@ -116,8 +122,8 @@ class AssembledRun(ExperimentSettings):
         self.envs = self.make_vec_env(names, [caps[name] for name in names])
         self._open.callback(self.envs.close)
         actors = self.envs.num_envs * self.accelerator.num_processes
-        self.num_epochs = self.planned_epochs(actors)
-        rows = min(self.val_rows, self.val_episodes) if self.val_interval else 1
+        self.budget = self.budget_of(actors)
+        rows = min(self.val_rows, self.val_episodes) if self.budget.val_interval else 1
         self.val_envs = self.make_vec_env([e for e in self.train_envs for _ in range(rows)])
         self._open.callback(self.val_envs.close)
         # Made once and closed: a misspelt name should not end the run after the training.
@@ -160,15 +166,14 @@ class AssembledRun(ExperimentSettings):
 
     def init_model(self) -> None:
         """The agents, and what trains them."""
-        epochs = max(0, self.num_epochs - self.start_learning_at_epoch)
         settings = OptimiserSettings(
             learning_rate=self.learning_rate,
-            lr_warmup_steps=self.lr_warmup_steps,
+            lr_warmup_steps=self.budget.lr_warmup_steps,
             lr_final_fraction=self.lr_final_fraction,
             l2_coeff=self.l2_coeff,
             grad_clip=self.grad_clip,
             ema_decay=self.ema_decay,
-            total_updates=epochs * self.train_batches_per_epoch // self.batches_per_update,
+            total_updates=self.budget.total_updates,
         )
         agents = self.make_agents(self.envs.observation_spec, self.envs.num_actions)
         self.trainers = {
@@ -177,21 +182,12 @@ class AssembledRun(ExperimentSettings):
         }
 
     def init_dsets(self) -> None:
-        """The dataset, and the recorder and collector that fill it."""
+        """The dataset, and the recorder that fills it."""
         root = Path(self.buffer_dir) if self.buffer_dir else self.folder.root
         self.dataset = self.dataset_type(str(root.parent), root.name)
         self.dataset.configure_from_experiment(self)
         self.buffer = RecordingBuffer(
             self.dataset.save_new_trajs_to, self.envs.action_names, f"rank{self.rank}"
-        )
-        self.collector = Collector(
-            self.envs,
-            self.oracle,
-            self.buffer,
-            seed=self.seed,
-            rank=self.rank,
-            plan_horizon=self.agent.plan_horizon,
-            replan_every=self.agent.replan_every,
         )
 
     def init_folder(self) -> None:
@@ -207,6 +203,19 @@ class AssembledRun(ExperimentSettings):
             self._open.enter_context(self.folder.claim())
         self.accelerator.wait_for_everyone()
 
+    def init_collector(self) -> None:
+        """What runs the actors. The oracle may have to learn first, so all else is checked now."""
+        accompanied = self.oracle.accompany(self.envs, self.agent.plan_horizon)
+        self.collector = Collector(
+            with_history(accompanied, self.agent.history, self.agent.observation_keys),
+            self.oracle,
+            self.buffer,
+            seed=self.seed,
+            rank=self.rank,
+            plan_horizon=self.agent.plan_horizon,
+            replan_every=self.agent.replan_every,
+        )
+
     def init_logger(self) -> None:
         """`metrics.jsonl`, the trackers asked for, the progress bar."""
         self.metrics_log = JsonlLog(self.folder.metrics)
@@ -219,6 +228,11 @@ class AssembledRun(ExperimentSettings):
         self.bar = ProgressBar(
             self.progress, self.num_epochs, self.train_batches_per_epoch, shown=shown
         )
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs that schedules are stretched over."""
+        return self.budget.epochs
 
     @property
     def on_terminal(self) -> bool:
@@ -252,6 +266,16 @@ class AssembledRun(ExperimentSettings):
         for trainer in self.trainers.values():
             trainer.publish()
 
+    def publish_artifacts(self) -> None:
+        """Hand the last and the best weights to W&B, where it follows the run."""
+        if "wandb" not in self.trackers or not self.accelerator.is_main_process:
+            return
+        followed = self.accelerator.get_tracker("wandb", unwrap=True)
+        for folder, best in ((self.folder.latest, False), (self.folder.best, True)):
+            if folder.is_dir():
+                name = policy_name(self.train_envs[0], best=best)
+                self.tell(f"published {publish_artifact(followed, folder, name)}")
+
     def x_axis_metrics(self) -> dict[str, float]:
         """What curves are drawn against."""
         return {
@@ -272,6 +296,13 @@ class AssembledRun(ExperimentSettings):
         if self.accelerator.is_main_process:
             logger.info(text)
 
+    def steps_to_collect(self, before: int) -> int:
+        """Env steps of this process in the present epoch; `before` of them are collected."""
+        # They are counted in `env_steps` already; without them, all starts of an epoch are alike.
+        earlier = self.progress.env_steps - int(self.reduce({"steps": before}, "sum")["steps"])
+        processes = self.accelerator.num_processes
+        return self.budget.steps_to_collect(self.progress.epoch, earlier, processes)
+
     def reduce(self, metrics: Mapping[str, Any], how: str = "mean") -> dict[str, float]:
         """Mean or sum over all processes; keys need not be the same everywhere."""
         return reduce_metrics(self.accelerator, dict(metrics), how)
@@ -282,12 +313,13 @@ class AssembledRun(ExperimentSettings):
             f"{name} {type(t.agent).__name__} {sum(p.numel() for p in t.agent.parameters()):,}"
             for name, t in self.trainers.items()
         )
+        notes = "".join(f"{note}\n" for note in self.budget.notes)
         return (
             f"run {self.folder.root}: {sizes} parameters on {self.DEVICE}\n"
             f"{self.envs.num_envs} actors ({self.env_mode}) in {', '.join(self.train_envs)}; "
             f"held out: {', '.join(self.heldout_envs) or 'none'}\n"
             f"oracle {self.oracle.name}; {self.dataset.get_description()}\n"
-            f"epoch {self.progress.epoch} of {self.num_epochs}"
+            f"{notes}epoch {self.progress.epoch} of {self.num_epochs}"
         )
 
     def close(self) -> None:

@@ -38,25 +38,61 @@ class LinearBeta(BetaSchedule):
         return self.first + (self.last - self.first) * progress / self.until
 
 
+DECAY = 0.9
+
+
+def decay_between(first: float, last: float, steps: float) -> float:
+    """The factor per step by which `first` becomes `last` in `steps` steps: (last / first)^(1 / n).
+
+    Backwards, a decay d with each of N updates makes last / first = d^N.
+    """
+    return (last / first) ** (1.0 / steps)
+
+
 @gin.configurable(module="remdm")
 class ExponentialBeta(BetaSchedule):
-    """`first * decay ** (100 * progress)`: beta shrinks by `decay` with each percent of the run."""
+    """`first * decay ** (100 * progress)`: beta shrinks by `decay` with each percent of the run.
 
-    def __init__(self, *, first: float = 1.0, decay: float = 0.9) -> None:
+    With `last` the decay is the one that ends there, whatever the number of epochs: epoch i of N
+    begins with `first * (last / first) ** (i / N)`. A decay d per epoch, as others state it, is
+    `last = first * d ** N`, or d ** (N / 100) per percent.
+    """
+
+    def __init__(
+        self, *, first: float = 1.0, decay: float = DECAY, last: float | None = None
+    ) -> None:
         """Args:
         first: Beta at progress 0.
         decay: Factor per percent of the run.
+        last: Beta at progress 1, which sets the decay; None leaves it to `decay`.
 
         Raises:
-            ValueError: If an argument is outside [0, 1].
+            ValueError: If an argument is outside [0, 1], `last` cannot be reached by factors, or
+                both `decay` and `last` are set.
         """
-        for name, value in (("first", first), ("decay", decay)):
+        given = {"first": first, "decay": decay} | ({} if last is None else {"last": last})
+        for name, value in given.items():
             if not 0.0 <= value <= 1.0:
                 raise ValueError(
                     f"{name} must be in [0, 1], got {value}; set ExponentialBeta.{name}."
                 )
-        self.first, self.decay = first, decay
+        if last is not None:
+            if decay != DECAY:
+                raise ValueError(
+                    f"last={last} sets the decay, and decay={decay} would be another one; set "
+                    f"ExponentialBeta.decay = {DECAY}, its default, or ExponentialBeta.last = None."
+                )
+            if not (first > 0.0 and last > 0.0):
+                raise ValueError(
+                    "first and last must be above 0, or no factor leads from one to the other, "
+                    f"got {first} and {last}; set ExponentialBeta.first and ExponentialBeta.last, "
+                    "or take LinearBeta."
+                )
+            decay = decay_between(first, last, 100.0)
+        self.first, self.last, self.decay = first, last, decay
 
     def __call__(self, progress: float) -> float:
         """See `BetaSchedule.__call__`."""
+        if self.last is not None:  # no rounding of the decay, which 100 factors would add up
+            return self.first * (self.last / self.first) ** progress
         return self.first * self.decay ** (100.0 * progress)

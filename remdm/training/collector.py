@@ -8,6 +8,7 @@ goes on exactly where it stopped.
 from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,7 @@ class CollectStats:
         env_steps: Steps taken.
         episodes: Finished episodes, by environment.
         wins: Won episodes, by environment.
+        returns: Sum of the returns of finished episodes, by environment.
         plans: Plans the agent made.
         nfe: Network calls of those plans.
     """
@@ -37,12 +39,14 @@ class CollectStats:
     env_steps: int = 0
     episodes: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     wins: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    returns: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     plans: int = 0
     nfe: float = 0.0
 
     def metrics(self) -> dict[str, float]:
         """Scalars for the log; an environment without a finished episode has no rate."""
         rates = {f"collect/win_rate/{e}": self.wins[e] / n for e, n in self.episodes.items()}
+        rates |= {f"collect/return/{e}": self.returns[e] / n for e, n in self.episodes.items()}
         if self.plans:
             rates["collect/nfe_per_plan"] = self.nfe / self.plans
         return {
@@ -50,6 +54,12 @@ class CollectStats:
             "collect/episodes": sum(self.episodes.values()),
             **rates,
         }
+
+    def score(self, metric: str) -> tuple[str, float]:
+        """A short name and the mean of "win_rate" or "return" over all finished episodes."""
+        sums: dict[str, Any] = {"win_rate": self.wins, "return": self.returns}
+        total = sum(sums[metric].values())
+        return metric.removesuffix("_rate"), total / max(sum(self.episodes.values()), 1)
 
 
 class Collector:
@@ -82,6 +92,7 @@ class Collector:
         rows = vec_env.num_envs
         self.episodes = np.full(rows, -1, np.int64)
         self.level_seeds = np.zeros(rows, np.int64)
+        self.returns = np.zeros(rows)
         self.history: list[list[np.ndarray]] = [[] for _ in range(rows)]
         self.chunks = 0
         self.running = RunningPlans(rows, plan_horizon, vec_env.num_actions)
@@ -116,6 +127,7 @@ class Collector:
         self.buffer.append(chunk, self.level_seeds, self.vec_env.env_names)
         lengths = chunk.lengths
         stats.env_steps += int(lengths.sum())
+        self.returns += (chunk.rewards * chunk.valid).sum(1)
         self.running.ran(np.arange(len(lengths)), chunk.actions, lengths)
         for row in range(self.vec_env.num_envs):
             self.history[row].append(chunk.actions[row, : lengths[row]].astype(np.int8))
@@ -164,11 +176,13 @@ class Collector:
             name = self.vec_env.env_names[row]
             stats.episodes[name] += 1
             stats.wins[name] += int(chunk.won[row])
+            stats.returns[name] += float(self.returns[row])
         if len(done):
             self._start_episodes(done)
 
     def _start_episodes(self, rows: np.ndarray) -> None:
         self.episodes[rows] += 1
+        self.returns[rows] = 0.0
         first_actor = self.rank * self.vec_env.num_envs
         for row in rows:
             self.level_seeds[row] = training_level_seed(
@@ -205,6 +219,7 @@ class Collector:
         starts = np.concatenate([[0], np.cumsum(state["history_counts"])])
         self.history = [list(pieces[a:b]) for a, b in pairwise(starts)]
         self.observations = self.vec_env.reset(self.level_seeds.tolist())
+        self.returns[:] = 0.0
         self._replay()
         played = [sum(len(chunk) for chunk in row) for row in self.history]
         self.buffer.reopen(self.level_seeds, self.vec_env.env_names, np.array(played))
@@ -217,4 +232,6 @@ class Collector:
             for row, chunks in enumerate(self.history):
                 if index < len(chunks):
                     plans[row, : len(chunks[index])] = chunks[index]
-            self.observations = self.vec_env.execute(plans, longest).final_observations
+            chunk = self.vec_env.execute(plans, longest)
+            self.returns += (chunk.rewards * chunk.valid).sum(1)
+            self.observations = chunk.final_observations

@@ -54,7 +54,7 @@ class Progress:
         total_batches: Batches trained on in the whole run; names the random streams.
         env_steps: Env steps collected in the whole run, over all processes.
         seconds: Time spent learning, over all starts.
-        best_score: Best mean win rate on the validation seeds; -1 before the first.
+        best_score: Best mean of `Experiment.val_metric` on the validation seeds.
         best_epoch: Epoch that reached it; -1 before the first.
         finished: Whether the budget is used up.
     """
@@ -106,8 +106,8 @@ class Progress:
     def from_dict(cls, values: Mapping[str, Any]) -> "Progress":
         """The inverse of `to_dict`."""
         stats = dict(values["collect"])
-        for counted in ("episodes", "wins"):
-            stats[counted] = defaultdict(int, stats[counted])
+        for counted in ("episodes", "wins", "returns"):
+            stats[counted] = defaultdict(int, stats.get(counted, {}))  # older ones lack some
         means = {name: Means(**values[name]) for name in ("epoch_means", "recent_means")}
         return cls(**{**values, **means, "collect": CollectStats(**stats)})
 

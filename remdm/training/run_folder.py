@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from remdm import config
+from remdm.training.checkpoint import STATE_FILE, CheckpointError, list_checkpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,3 +116,30 @@ def _tidy(folder: Path) -> None:
             replaced.rename(place)
     for rest in (*folder.glob(".partial-*"), *folder.glob(".replaced-*")):
         shutil.rmtree(rest)
+
+
+def find_checkpoint(path: Path) -> tuple[RunFolder, Path]:
+    """The run folder and the checkpoint that `path` means.
+
+    Args:
+        path: A checkpoint folder, or a run folder: then its best checkpoint, else its newest. One
+            that was taken out of its run, as an artifact is, has its `config.gin` inside.
+
+    Raises:
+        CheckpointError: If there is no checkpoint.
+    """
+    path = path.resolve()
+    if (path / STATE_FILE).is_file():
+        for parent in (path, *path.parents):
+            if RunFolder(parent).config.is_file():
+                return RunFolder(parent), path
+        raise CheckpointError(f"{path} lies in no run folder: no config.gin in it or above it")
+    folder = RunFolder(path)
+    if not folder.config.is_file():
+        raise CheckpointError(f"{path} is neither a run folder nor a checkpoint: no config.gin")
+    if (folder.best / STATE_FILE).is_file():
+        return folder, folder.best
+    found = list_checkpoints(folder.checkpoints)
+    if not found:
+        raise CheckpointError(f"{path} holds no checkpoint yet; train it for an epoch first")
+    return folder, found[-1]

@@ -1,6 +1,5 @@
 """Every knob of an experiment, with what it means."""
 
-import math
 from collections.abc import Callable, Sequence
 
 import gin
@@ -12,13 +11,23 @@ from remdm.data.datasets import DiskTrajDataset, RLDataset
 from remdm.oracles.contract import Oracle
 from remdm.oracles.memory_oracle import MemoryOracle
 from remdm.registry import unknown_name_message
+from remdm.training import frames
 from remdm.training.beta import BetaSchedule, LinearBeta
+from remdm.training.frames import Budget, Frames
 
 Augmentation = Callable[[Window, np.random.Generator], Window]
 """Alters a batch; made with the oracle, which labels what it makes up."""
 
 RESUME_WORDS = ("auto", "must", "never")
 PRECISIONS = ("no", "bf16", "fp16")
+METRICS = ("win_rate", "return")
+
+# What can be stated in env steps or in what a loop counts, and the latter's default.
+LR_WARMUP_STEPS, VAL_INTERVAL = 50, 5
+FRAME_FORMS = {
+    "lr_warmup_timesteps": ("lr_warmup_steps", LR_WARMUP_STEPS),
+    "val_interval_timesteps": ("val_interval", VAL_INTERVAL),
+}
 
 # What may differ when a run goes on: no data and no weights depend on it.
 MAY_CHANGE = (
@@ -53,8 +62,11 @@ LEAST = {
     "start_learning_at_epoch": 0,
     "start_collecting_at_epoch": 0,
     "val_interval": 1,
+    "val_interval_timesteps": 1,
     "val_episodes": 1,
     "val_rows": 1,
+    "val_step_cap": 1,
+    "val_replan_every": 1,
     "test_episodes": 1,
     "test_step_cap": 1,
     "ckpt_interval": 1,
@@ -63,6 +75,7 @@ LEAST = {
     "batches_per_update": 1,
     "learning_rate": 0,
     "lr_warmup_steps": 0,
+    "lr_warmup_timesteps": 0,
     "l2_coeff": 0,
     "dloader_workers": 0,
     "log_interval": 1,
@@ -80,6 +93,7 @@ class ExperimentSettings:
         buffer_dir: str | None = None,
         seed: int = 0,
         resume: str = "auto",
+        start_from: str | None = None,
         train_envs: Sequence[str] = gin.REQUIRED,
         heldout_envs: Sequence[str] = (),
         actor_shares: Sequence[float] | None = None,
@@ -96,15 +110,19 @@ class ExperimentSettings:
         beta_schedule_type: Callable[[], BetaSchedule] = LinearBeta,
         oracle_noise: float = 0.1,
         warm_start_timesteps: int = 0,
-        epochs: int = 100,
+        epochs: int | None = 100,
         total_timesteps: int | None = None,
         train_timesteps_per_epoch: int = 64,
         train_batches_per_epoch: int = 64,
         start_learning_at_epoch: int = 0,
         start_collecting_at_epoch: int = 0,
-        val_interval: int | None = 5,
+        val_interval: int | None = VAL_INTERVAL,
+        val_interval_timesteps: int | None = None,
         val_episodes: int = 25,
         val_rows: int = 25,
+        val_metric: str = "win_rate",
+        val_step_cap: int | None = None,
+        val_replan_every: int | None = None,
         test_episodes: int = 200,
         test_step_cap: int | None = None,
         ckpt_interval: int | None = 1,
@@ -115,7 +133,8 @@ class ExperimentSettings:
         batch_size: int = 128,
         batches_per_update: int = 1,
         learning_rate: float = 1e-3,
-        lr_warmup_steps: int = 50,
+        lr_warmup_steps: int = LR_WARMUP_STEPS,
+        lr_warmup_timesteps: int | None = None,
         lr_final_fraction: float = 0.05,
         l2_coeff: float = 1e-2,
         grad_clip: float = 1.0,
@@ -128,12 +147,16 @@ class ExperimentSettings:
         log_interval: int = 20,
         verbose: bool = True,
     ) -> None:
-        """Args:
+        """What is stated in env steps is converted by `budget_of`; see `remdm.training.frames`.
+
+        Args:
         run_name: Name of the run and of its folder.
         ckpt_base_dir: Folder that run folders are made in.
         buffer_dir: Folder for shards and labels; the run folder when None.
         seed: All randomness of the run follows from it.
         resume: "auto" goes on with an existing run, "must" insists on one, "never" refuses.
+        start_from: Folder of another run or checkpoint, or "wandb:..." of one, whose averaged
+            weights this run begins with; None begins with random ones.
         train_envs: Environments to collect, train and validate in.
         heldout_envs: Environments only met by `evaluate_test`.
         actor_shares: Share of the actors of each training environment; equal when None.
@@ -152,16 +175,25 @@ class ExperimentSettings:
         beta_schedule_type: Class of the schedule of beta over the epochs.
         oracle_noise: Chance that an oracle's plan is replaced by random actions in collecting.
         warm_start_timesteps: Steps per actor that the oracle alone collects before epoch 0.
-        epochs: Rounds of collect, label, train.
-        total_timesteps: Env steps that end the run after the epoch that reaches them; the
+        epochs: Rounds of collect, label, train; None for as many as `total_timesteps` suffices
+            for.
+        total_timesteps: Without `epochs`, env steps of the run, rounded down to whole epochs.
+            With them, env steps that end the run after the epoch that reaches them; the
             schedules are then stretched over the epochs this takes. None for no such limit.
         train_timesteps_per_epoch: Env steps per actor and epoch.
         train_batches_per_epoch: Batches per epoch, a multiple of `batches_per_update`.
         start_learning_at_epoch: Epochs without training at the start.
         start_collecting_at_epoch: Epochs without collecting at the start.
         val_interval: Epochs between validations; None for never.
+        val_interval_timesteps: Env steps between validations, instead of `val_interval`.
         val_episodes: Validation episodes per training environment.
         val_rows: Episodes of one environment that validation and test play side by side.
+        val_metric: "win_rate" or "return": whose mean over the training environments chooses the
+            best weights.
+        val_step_cap: Steps after which a validation episode is cut; the environments' own limits
+            when None.
+        val_replan_every: Actions of a plan before the next one in validation; the agent's own
+            number when None.
         test_episodes: Test episodes per environment.
         test_step_cap: Steps after which a test episode counts as lost; the environments' own
             limits when None, which is what results are compared at.
@@ -174,6 +206,7 @@ class ExperimentSettings:
         batches_per_update: Batches whose gradients are added up for one update.
         learning_rate: Peak learning rate of AdamW.
         lr_warmup_steps: Updates of linear warm-up.
+        lr_warmup_timesteps: Env steps of linear warm-up, instead of `lr_warmup_steps`.
         lr_final_fraction: Share of the peak that the cosine decay ends at.
         l2_coeff: Decoupled weight decay.
         grad_clip: Largest norm of the gradient.
@@ -190,7 +223,7 @@ class ExperimentSettings:
             ValueError: If a value makes no sense.
         """
         self.run_name, self.ckpt_base_dir, self.buffer_dir = run_name, ckpt_base_dir, buffer_dir
-        self.seed, self.resume = seed, resume
+        self.seed, self.resume, self.start_from = seed, resume, start_from
         self.train_envs, self.heldout_envs = tuple(train_envs), tuple(heldout_envs)
         self.actor_shares, self.train_step_caps = actor_shares, train_step_caps
         self.parallel_actors, self.env_mode = parallel_actors, env_mode
@@ -199,12 +232,15 @@ class ExperimentSettings:
         self.oracle_type, self.dataset_type = oracle_type, dataset_type
         self.augmentation_type, self.beta_schedule_type = augmentation_type, beta_schedule_type
         self.oracle_noise, self.warm_start_timesteps = oracle_noise, warm_start_timesteps
-        self.epochs, self.total_timesteps = epochs, total_timesteps
+        self.epochs, self.total_timesteps = epochs, _whole("total_timesteps", total_timesteps)
         self.train_timesteps_per_epoch = train_timesteps_per_epoch
         self.train_batches_per_epoch = train_batches_per_epoch
         self.start_learning_at_epoch = start_learning_at_epoch
         self.start_collecting_at_epoch = start_collecting_at_epoch
         self.val_interval, self.val_episodes, self.val_rows = val_interval, val_episodes, val_rows
+        self.val_interval_timesteps = _whole("val_interval_timesteps", val_interval_timesteps)
+        self.val_metric, self.val_step_cap = val_metric, val_step_cap
+        self.val_replan_every = val_replan_every
         self.test_episodes, self.test_step_cap = test_episodes, test_step_cap
         self.ckpt_interval, self.keep_last_ckpts = ckpt_interval, keep_last_ckpts
         self.always_save_latest = always_save_latest
@@ -212,6 +248,7 @@ class ExperimentSettings:
         self.has_dset_edit_rights = has_dset_edit_rights
         self.batch_size, self.batches_per_update = batch_size, batches_per_update
         self.learning_rate, self.lr_warmup_steps = learning_rate, lr_warmup_steps
+        self.lr_warmup_timesteps = _whole("lr_warmup_timesteps", lr_warmup_timesteps)
         self.lr_final_fraction, self.l2_coeff = lr_final_fraction, l2_coeff
         self.grad_clip, self.ema_decay = grad_clip, ema_decay
         self.mixed_precision, self.dloader_workers = mixed_precision, dloader_workers
@@ -236,7 +273,8 @@ class ExperimentSettings:
             raise ValueError(
                 f"grad_clip must be above 0, got {self.grad_clip}; set Experiment.grad_clip."
             )
-        for name, words in (("resume", RESUME_WORDS), ("mixed_precision", PRECISIONS)):
+        words_of = {"resume": RESUME_WORDS, "mixed_precision": PRECISIONS, "val_metric": METRICS}
+        for name, words in words_of.items():
             if getattr(self, name) not in words:
                 raise ValueError(
                     unknown_name_message(f"Experiment.{name}", getattr(self, name), words)
@@ -246,6 +284,12 @@ class ExperimentSettings:
                 "train_envs must be different names, at least one, got "
                 f"{list(self.train_envs)}; set Experiment.train_envs."
             )
+        if self.epochs is None and self.total_timesteps is None:
+            raise ValueError(
+                "a run must end, and both epochs and total_timesteps are None; set "
+                "Experiment.epochs or Experiment.total_timesteps."
+            )
+        self._check_frame_forms()
         if self.train_batches_per_epoch % self.batches_per_update:
             raise ValueError(
                 "train_batches_per_epoch must be a multiple of batches_per_update="
@@ -253,15 +297,83 @@ class ExperimentSettings:
                 f"{self.train_batches_per_epoch}; set Experiment.train_batches_per_epoch."
             )
 
-    def planned_epochs(self, actors: int) -> int:
-        """Epochs until `epochs` or `total_timesteps` ends the run.
+    def _check_frame_forms(self) -> None:
+        for name, (other, default) in FRAME_FORMS.items():
+            value, counted = getattr(self, name), getattr(self, other)
+            if value is not None and counted != default:
+                raise ValueError(
+                    f"{name}={value} and {other}={counted} say the same thing in two ways; set "
+                    f"Experiment.{other} = {default}, its default, or Experiment.{name} = None."
+                )
+
+    def frames_of(self, actors: int) -> Frames:
+        """Env steps by epoch.
 
         Args:
             actors: Environments that collect, over all processes.
         """
-        per_epoch = self.train_timesteps_per_epoch * actors
-        if self.total_timesteps is None or not per_epoch:
+        return Frames.of(
+            self.train_timesteps_per_epoch,
+            actors,
+            warm_start=self.warm_start_timesteps,
+            idle=self.start_collecting_at_epoch,
+        )
+
+    def planned_epochs(self, actors: int) -> int:
+        """Epochs until `epochs` or `total_timesteps` ends the run; see `frames_of`."""
+        by_epoch = self.frames_of(actors)
+        if self.epochs is None:
+            assert self.total_timesteps is not None
+            return by_epoch.epochs_within(self.total_timesteps)
+        if self.total_timesteps is None or not by_epoch.per_epoch:
             return self.epochs
-        first = self.warm_start_timesteps * actors or per_epoch
-        collecting = 1 + math.ceil(max(0, self.total_timesteps - first) / per_epoch)
-        return min(self.epochs, self.start_collecting_at_epoch + collecting)
+        return min(self.epochs, by_epoch.epochs_to_reach(self.total_timesteps))
+
+    def budget_of(self, actors: int) -> Budget:
+        """What all budgets come to with so many actors; depends on nothing else but the knobs.
+
+        Args:
+            actors: Environments that collect, over all processes.
+
+        Raises:
+            ValueError: If a budget in env steps meets epochs that collect nothing, or the warm-up
+                is as long as the run.
+        """
+        by_epoch, epochs, notes = self.frames_of(actors), self.planned_epochs(actors), []
+        if self.epochs is None and self.total_timesteps is not None:
+            notes.append(frames.total_note(self.total_timesteps, by_epoch, actors))
+        per_epoch = self.train_batches_per_epoch // self.batches_per_update
+        total = max(0, epochs - self.start_learning_at_epoch) * per_epoch
+        warmup, interval = self.lr_warmup_steps, self.val_interval
+        if self.lr_warmup_timesteps is not None:
+            warmup = frames.warmup_updates(self.lr_warmup_timesteps, by_epoch, per_epoch, total)
+            if self.lr_warmup_timesteps:
+                notes.append(frames.warmup_note(self.lr_warmup_timesteps, warmup, per_epoch))
+        if self.val_interval_timesteps is not None:
+            interval = frames.interval_epochs(self.val_interval_timesteps, by_epoch)
+            notes.append(frames.interval_note(self.val_interval_timesteps, interval, by_epoch))
+        return Budget(
+            frames=by_epoch,
+            epochs=epochs,
+            in_frames=self.epochs is None,
+            epoch_limit=epochs if self.epochs is None else self.epochs,
+            step_limit=None if self.epochs is None else self.total_timesteps,
+            updates_per_epoch=per_epoch,
+            total_updates=total,
+            lr_warmup_steps=warmup,
+            val_interval=interval,
+            notes=tuple(notes),
+        )
+
+
+def _whole(name: str, value: float | None) -> int | None:
+    """A count of env steps, also where it is written as 1e8.
+
+    Raises:
+        ValueError: If it is no whole number.
+    """
+    if value is not None and value % 1:
+        raise ValueError(
+            f"{name} must be a whole number of env steps, got {value}; set Experiment.{name}."
+        )
+    return None if value is None else int(value)
