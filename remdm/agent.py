@@ -69,6 +69,7 @@ class DiffusionPlannerAgent(DenoiserAgent):
         *,
         plan_horizon: int = 16,
         replan_every: int = 4,
+        replan_every_collect: int | None = None,
         denoiser_type: type[Denoiser] = EgoDenoiser,
         schedule_type: type[NoiseSchedule] = LinearSchedule,
         corruption_type: type[Corruption] = CountMasking,
@@ -98,6 +99,7 @@ class DiffusionPlannerAgent(DenoiserAgent):
             num_actions: Size of the action set.
             plan_horizon: Tokens per plan.
             replan_every: Actions executed before the next plan.
+            replan_every_collect: The same while collecting training data; `replan_every` when None.
             denoiser_type: The network.
             schedule_type: Noise schedule; only nets and samplers with a time notice it.
             corruption_type: What is masked in training.
@@ -132,17 +134,18 @@ class DiffusionPlannerAgent(DenoiserAgent):
             compile_denoise: Plan with compiled denoising calls; see `remdm.nets.compiled`.
 
         Raises:
-            ValueError: If `replan_every` is outside 1..plan_horizon, a name is unknown, or what
+            ValueError: If `replan_every` or the other is outside 1..plan_horizon, a name is unknown, or what
                 is switched on does not fit together.
         """
         super().__init__()
-        check_replan_every("DiffusionPlannerAgent", replan_every, plan_horizon)
         check_anchor(inpaint_anchor, aligned_share)
         self.num_actions = num_actions
         self.plan_horizon = plan_horizon
-        self.replan_every = replan_every
-        # One token more than is executed: it directs a KICK or OPEN at the last executed place.
-        self.window = min(replan_every + 1, plan_horizon)
+        self.replans_after(replan_every)
+        self.replan_every_collect = replan_every_collect
+        check_replan_every(
+            "DiffusionPlannerAgent", replan_every_collect or replan_every, plan_horizon
+        )
         self.inpaint_anchor = inpaint_anchor
         self.aligned_share = aligned_share
         check_history("DiffusionPlannerAgent", history)
@@ -174,6 +177,11 @@ class DiffusionPlannerAgent(DenoiserAgent):
         self.autocast_inference = InferencePrecision.checked(autocast_inference)
         self.compiled = CompiledDenoise() if compile_denoise else None
         check_conditioning(self, observation_spec)
+
+    def replans_after(self, replan_every: int) -> None:
+        """Play so many actions of a plan before the next, and decide no more than this takes."""
+        check_replan_every("DiffusionPlannerAgent", replan_every, self.plan_horizon)
+        self.replan_every = replan_every
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy on masked tokens of several corrupted draws per label; see `BaseAgent`.
@@ -299,7 +307,7 @@ class DiffusionPlannerAgent(DenoiserAgent):
         if self.guidance is not None:
             denoise = self.guidance(net, net.without_condition())
         given: dict[str, Any] = {
-            "window": self.window,
+            "window": self._window(request),
             "first_token_mask": request.first_token_mask,
             "allow_end": self.denoiser.predicts_end,
             "device": request.device,
@@ -324,6 +332,11 @@ class DiffusionPlannerAgent(DenoiserAgent):
         if start is None or self.warm_start is None:
             return sample
         return replace(sample, nfe=sample.nfe + self.warm_start.calls)
+
+    def _window(self, request: PlanRequest) -> int:
+        """Tokens to decide. One more than is executed: it directs a KICK or OPEN at the end."""
+        every = (request.collecting and self.replan_every_collect) or self.replan_every
+        return min(every + 1, self.plan_horizon)
 
     def _sampler(self, request: PlanRequest) -> Sampler:
         if request.greedy:

@@ -25,6 +25,7 @@ class BaseAgent(nn.Module, ABC):
     Attributes:
         plan_horizon: Tokens per plan.
         replan_every: Actions of a plan that are executed before the next plan is made.
+        replan_every_collect: The same while training data is collected; `replan_every` when None.
         num_actions: Size of the action set.
         observation_keys: Names of the observation arrays that `plan` and `loss` read.
         label_keys: Names of further arrays that only `loss` reads.
@@ -37,6 +38,7 @@ class BaseAgent(nn.Module, ABC):
 
     plan_horizon: int
     replan_every: int
+    replan_every_collect: int | None = None
     num_actions: int
     observation_keys: tuple[str, ...]
     label_keys: tuple[str, ...] = ()

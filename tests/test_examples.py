@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from remdm import Experiment, config
+from tests.tiny_runs import TINY_PPO
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("[0-9]*.py"))
@@ -117,6 +118,37 @@ def test_maze_paths_are_learnt_by_both_nets_and_counted(folder: Path) -> None:
     for row in rows:
         assert 0 <= row["ci_low"] <= row["solved"] <= row["ci_high"] <= 1
         assert row["net_calls"] >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.craftax
+def test_craftax_expert_is_trained_and_measured(folder: Path) -> None:
+    pytest.importorskip("craftax")
+    binds = [word for bind in TINY_PPO for word in ("--bind", bind)]
+    flags = ["--lives", "8", "--max_steps", "64", "--run_name", "an expert"]
+    done = run_script(example("04_craftax_expert"), *flags, *binds, folder=folder)
+    assert done.returncode == 0, done.stderr
+    for shown in ("random", "expert", "share of expert", "Crafter score", "lives (ended)"):
+        assert shown in done.stdout
+    assert (folder / "runs" / "an expert" / "expert" / "policy.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.craftax
+def test_craftax_planner_learns_from_an_expert_that_is_trained_first(folder: Path) -> None:
+    pytest.importorskip("craftax")
+    binds = [word for bind in TINY_PPO for word in ("--bind", bind)]
+    recipe = "craftax_classic_quick"
+    done = run_program(example("05_craftax_dagger"), *binds, folder=folder, recipe=recipe)
+    assert done.returncode == 0, done.stderr
+    for shown in ("random", "expert", "planner", "single_step", "share of expert"):
+        assert shown in done.stdout
+    report = folder / "runs" / "craftax_dagger" / "report"
+    rows = json.loads((report / "results.json").read_text())["rows"]
+    assert {row["policy"] for row in rows} == {"random", "expert", "planner", "single_step"}
+    assert all(row["lives"]["lives"] == row["episodes"] for row in rows)
+    assert (report / "gifs" / "Craftax-Classic-Symbolic-v1.gif").is_file()
+    assert "share of expert" in (report / "table.md").read_text()
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

@@ -14,6 +14,7 @@ from gin import config as gin_config
 
 import remdm
 from remdm import config, gin_names
+from tests.tiny_runs import TINY_PPO
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "remdm"
@@ -244,16 +245,6 @@ def test_config_file_says_what_it_is_and_loads(path: Path) -> None:
 
 # What `remdm train` takes; experts have a loop and tests of their own.
 RECIPES = [p for p in GIN_FILES if p.stem != "smoke" and not p.stem.endswith("_expert")]
-
-
-TINY_PPO = (
-    "PPO.total_timesteps = 64",
-    "PPO.num_envs = 8",
-    "PPO.num_steps = 8",
-    "PPO.num_minibatches = 2",
-    "PPO.width = 8",
-    "PPO.pool_size = 8",
-)
 
 
 def blank_expert(folder: Path, env_name: str) -> Path:

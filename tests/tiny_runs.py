@@ -44,6 +44,17 @@ BINDINGS = {
 }
 
 
+# An expert of one update, for recipes that train one first.
+TINY_PPO = (
+    "PPO.total_timesteps = 64",
+    "PPO.num_envs = 8",
+    "PPO.num_steps = 8",
+    "PPO.num_minibatches = 2",
+    "PPO.width = 8",
+    "PPO.pool_size = 8",
+)
+
+
 def tiny_bindings(folder: Path, **changed: str) -> list[str]:
     """Bindings of a tiny run below `folder`; `epochs="2"` changes `Experiment.epochs`."""
     values = BINDINGS | {"Experiment.ckpt_base_dir": repr(str(folder))}

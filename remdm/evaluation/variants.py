@@ -43,6 +43,9 @@ def variant_policy(
     if "sampler" in choices or "temperature" in choices:
         agent = _with_sampler(name, agent, choices)
     replan = int(choices["replan"]) if "replan" in choices else None
+    if replan is not None and isinstance(agent, DiffusionPlannerAgent):
+        agent = copy.copy(agent)
+        agent.replans_after(replan)  # no more tokens are decided than are carried out
     return AgentPolicy(agent, generator, replan_every=replan, name=name)
 
 

@@ -29,6 +29,12 @@ def unpacked(flags: Tensor) -> Tensor:
     return ((flags[..., None] >> shifts) & 1).flatten(-2)
 
 
+def scalar_features(scalars: Tensor) -> Tensor:
+    """Small counts told apart: float32 [..., S] to [..., 3 S]."""
+    scaled = scalars.float()
+    return torch.cat([scaled, torch.tanh(SCALAR_GAIN * scaled), (scaled > 0).float()], -1)
+
+
 @gin.configurable(module="remdm", denylist=["observation_spec", "num_actions", "width"])
 class TileEncoder(nn.Module):
     """Observation tokens: one per tile, one for the agent's state, one per past moment."""
@@ -41,6 +47,7 @@ class TileEncoder(nn.Module):
         *,
         channels: int = 64,
         num_blocks: int = 2,
+        glances: bool = True,
     ) -> None:
         """Args:
         observation_spec: Arrays of one observation: `tiles` uint8 [R, N], `flags` uint8
@@ -51,6 +58,8 @@ class TileEncoder(nn.Module):
         width: Channels of a token.
         channels: Channels of a tile in the convolutions.
         num_blocks: Residual blocks.
+        glances: With a history, look at what was seen at each past moment; otherwise only what was
+            done is known of it, which costs next to nothing.
 
         Raises:
             ValueError: If the observations hold no tiles.
@@ -75,9 +84,15 @@ class TileEncoder(nn.Module):
         self.positions = nn.Parameter(torch.randn(rows * columns + 1, width) * TOKEN_SCALE)
         past = observation_spec.get(HISTORY_ACTIONS)
         self.history = 0 if past is None else past.shape[0]
+        self.glances = glances
         if self.history:  # last, so that all else starts as without one
-            self.glance = nn.Linear(channels, GLANCE_CHANNELS)
-            self.glance_to_token = nn.Linear(GLANCE_CHANNELS * rows * columns, width)
+            if glances:
+                self.glance_tiles = nn.Parameter(torch.randn(NUM_TILES, GLANCE_CHANNELS))
+                self.glance_flags = nn.Linear(8 * num_bytes, GLANCE_CHANNELS, bias=False)
+                self.glance_in = nn.Linear(
+                    GLANCE_CHANNELS * rows * columns + 3 * num_scalars, width
+                )
+                self.glance_out = nn.Linear(width, width)
             self.past_actions = nn.Parameter(torch.randn(num_actions + 1, width) * TOKEN_SCALE)
             self.ages = nn.Parameter(torch.randn(self.history, width) * TOKEN_SCALE)
             self.nothing = nn.Parameter(torch.randn(width) * TOKEN_SCALE)
@@ -93,22 +108,27 @@ class TileEncoder(nn.Module):
 
     def _look(self, tiles: Tensor, flags: Tensor, scalars: Tensor) -> tuple[Tensor, Tensor]:
         """What one moment shows: tiles [B, R, N, C] that know their surroundings, state [B, w]."""
-        scaled = scalars.float()
-        features = torch.cat([scaled, torch.tanh(SCALAR_GAIN * scaled), (scaled > 0).float()], -1)
-        state = self.state_out(F.relu(self.state_in(features)))
+        state = self.state_out(F.relu(self.state_in(scalar_features(scalars))))
         cells = F.embedding(tiles.long(), self.tiles) + self.flags(unpacked(flags).float())
         cells = cells + self.state_to_tiles(F.relu(state))[:, None, None]
         # [B, R, N, C] seen as [B, C, R, N] is the channels_last layout: no copy.
         seen = F.relu(self.blocks(cells.permute(0, 3, 1, 2)))
         return seen.permute(0, 2, 3, 1), state
 
+    def _glance(self, tiles: Tensor, flags: Tensor, scalars: Tensor) -> Tensor:
+        """What past moments showed, [B, K, width]. No convolutions: there are many of them."""
+        cells = F.embedding(tiles.long(), self.glance_tiles)
+        cells = F.relu(cells + self.glance_flags(unpacked(flags).float()))
+        seen = torch.cat([cells.flatten(2), scalar_features(scalars).to(cells.dtype)], -1)
+        glance: Tensor = self.glance_out(F.relu(self.glance_in(seen)))
+        return glance
+
     def _remember(self, observations: dict[str, Tensor]) -> Tensor:
         """Tokens [B, K, width] of past moments; a learnt one where the life had not begun."""
         actions = observations[HISTORY_ACTIONS].long()
-        past = [observations[HISTORY_PREFIX + key].flatten(0, 1) for key in TILE_KEYS]
-        grid, state = self._look(*past)
-        glances = self.glance_to_token(F.relu(self.glance(grid)).flatten(1)) + state
-        tokens = glances.unflatten(0, actions.shape) + F.embedding(actions, self.past_actions)
+        tokens = F.embedding(actions, self.past_actions)
+        if self.glances:
+            tokens = tokens + self._glance(*(observations[HISTORY_PREFIX + k] for k in TILE_KEYS))
         unknown = actions == len(self.past_actions) - 1
         return torch.where(unknown[..., None], self.nothing.to(tokens.dtype), tokens) + self.ages
 
@@ -143,7 +163,7 @@ class TileDenoiser(CrossDenoiser):
         """
         encoder = encoder_type(observation_spec, num_actions, width)
         if encoder.history:
-            past = tuple(HISTORY_PREFIX + key for key in TILE_KEYS)
+            past = tuple(HISTORY_PREFIX + key for key in TILE_KEYS if encoder.glances)
             self.observation_keys = (*TILE_KEYS, *past, HISTORY_ACTIONS)
         super().__init__(
             encoder,

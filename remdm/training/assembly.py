@@ -213,7 +213,7 @@ class AssembledRun(ExperimentSettings):
             seed=self.seed,
             rank=self.rank,
             plan_horizon=self.agent.plan_horizon,
-            replan_every=self.agent.replan_every,
+            replan_every=self.agent.replan_every_collect or self.agent.replan_every,
         )
 
     def init_logger(self) -> None:
