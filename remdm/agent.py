@@ -134,7 +134,7 @@ class DiffusionPlannerAgent(DenoiserAgent):
             compile_denoise: Plan with compiled denoising calls; see `remdm.nets.compiled`.
 
         Raises:
-            ValueError: If `replan_every` or the other is outside 1..plan_horizon, a name is unknown, or what
+            ValueError: If `replan_every` is outside 1..plan_horizon, a name is unknown, or what
                 is switched on does not fit together.
         """
         super().__init__()

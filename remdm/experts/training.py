@@ -1,6 +1,5 @@
 """Training an expert from start to end: progress, metrics, checkpoints, going on after a stop."""
 
-import json
 import logging
 import sys
 import time
@@ -94,7 +93,8 @@ class ExpertTraining:
                     row |= {f"train/{name}": float(value) for name, value in scalars.items()}
                     log.write(row)
                     bar.set_postfix_str(f"return {row['lives/return']:.2f}", refresh=False)
-                    logger.info(json.dumps(row))
+                    if bar.disable:
+                        logger.info(_line(row))
                     recent = _Recent()
                 if done % self.ckpt_interval == 0:
                     self._save(training)
@@ -135,6 +135,14 @@ def _begin(ppo: PPO, folder: Path) -> Training:
     like = jax.eval_shape(ppo.start)
     restored: Training = load_tree(folder / TRAINING_FILE, like)
     return restored
+
+
+def _line(row: dict[str, float]) -> str:
+    """Where a training stands, for people without a terminal."""
+    return (
+        f"expert: {row['timesteps']:,} steps | return {row['lives/return']:.2f} | "
+        f"{row['steps_per_second']:,.0f} steps/s"
+    )
 
 
 class _Recent:
