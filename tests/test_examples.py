@@ -138,12 +138,12 @@ def test_craftax_expert_is_trained_and_measured(folder: Path) -> None:
 def test_craftax_planner_learns_from_an_expert_that_is_trained_first(folder: Path) -> None:
     pytest.importorskip("craftax")
     binds = [word for bind in TINY_PPO for word in ("--bind", bind)]
-    recipe = "craftax_classic_quick"
-    done = run_program(example("05_craftax_dagger"), *binds, folder=folder, recipe=recipe)
+    recipe, flags = "craftax_classic_quick", ["--run_name", "my run"]
+    done = run_program(example("05_craftax_dagger"), *flags, *binds, folder=folder, recipe=recipe)
     assert done.returncode == 0, done.stderr
     for shown in ("random", "expert", "planner", "single_step", "share of expert"):
         assert shown in done.stdout
-    report = folder / "runs" / "craftax_dagger" / "report"
+    report = folder / "runs" / "my run" / "report"
     rows = json.loads((report / "results.json").read_text())["rows"]
     assert {row["policy"] for row in rows} == {"random", "expert", "planner", "single_step"}
     assert all(row["lives"]["lives"] == row["episodes"] for row in rows)
