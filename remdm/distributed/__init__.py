@@ -1,0 +1,1 @@
+"""What separate processes of one run hand to each other, through its folder."""
