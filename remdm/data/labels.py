@@ -1,14 +1,16 @@
 """Label files: for every step of a shard, the plan an oracle would have made there."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from remdm.data.plain_json import counted, typed
+from remdm.data.shard_checks import action_names_of
 from remdm.data.shards import Shard, check_kind
-from remdm.data.tensor_file import DamagedFileError, TensorFile, write_tensor_file
+from remdm.data.tensor_file import TensorFile, damage_if_wrong, write_tensor_file
 from remdm.tokens import end_token
 
 LABEL_SCHEMA_VERSION = 1
@@ -41,6 +43,16 @@ class LabelIdentity:
     oracle: str
     version: int
     plan_horizon: int
+
+
+def identity_of(values: Mapping[str, Any]) -> LabelIdentity:
+    """The identity that plain values tell.
+
+    Raises:
+        ValueError: If they tell none.
+    """
+    oracle, version = typed(values, "oracle", str), typed(values, "version", int)
+    return LabelIdentity(oracle, version, counted(values, "plan_horizon", least=1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +92,16 @@ class Labels:
         file = TensorFile.open(path, verify_data=verify_data)
         check_kind(file, "labels", LABEL_SCHEMA_VERSION)
         meta = file.metadata
-        identity = LabelIdentity(meta["oracle"], meta["version"], meta["plan_horizon"])
-        plans, weights = file.tensors["plans"], file.tensors["weights"]
-        if plans.shape != (len(weights), identity.plan_horizon):
-            raise DamagedFileError(
-                path, f"plans {plans.shape} do not fit plan_horizon {identity.plan_horizon}"
-            )
-        return cls(
-            path, identity, meta["shard_checksum"], plans, weights, file.checksum, file.nbytes
-        )
+        with damage_if_wrong(path):
+            identity = identity_of(meta)
+            shard_checksum = typed(meta, "shard_checksum", str)
+            num_actions = len(action_names_of(meta))
+            plans, weights = file.array("plans"), file.array("weights")
+            _check_form(plans, weights, (len(weights), identity.plan_horizon), "the file")
+            for start in range(0, len(plans) if verify_data else 0, CHUNK_STEPS):
+                part = slice(start, start + CHUNK_STEPS)
+                _check_values(plans[part], weights[part], "the file", num_actions)
+        return cls(path, identity, shard_checksum, plans, weights, file.checksum, file.nbytes)
 
     def belongs_to(self, shard: Shard) -> bool:
         """Whether these are labels of exactly this shard."""
@@ -120,7 +133,8 @@ def write_labels(
         ValueError: If plans or weights are not what they must be; names oracle and first step.
         OSError: If it cannot be written, e.g. because the disk is full.
     """
-    _check_labels(plans, weights, plans.shape, f"oracle {oracle!r}", len(action_names))
+    _check_form(plans, weights, plans.shape, f"oracle {oracle!r}")
+    _check_values(plans, weights, f"oracle {oracle!r}", len(action_names))
     metadata = {
         "kind": "labels",
         "schema_version": LABEL_SCHEMA_VERSION,
@@ -134,15 +148,16 @@ def write_labels(
     write_tensor_file(path, tensors, metadata, f"labels of {len(plans)} steps")
 
 
-def _check_labels(
-    plans: np.ndarray, weights: np.ndarray, shape: tuple[int, ...], who: str, num_actions: int
-) -> None:
+def _check_form(plans: np.ndarray, weights: np.ndarray, shape: tuple[int, ...], who: str) -> None:
     fits = plans.dtype == np.int8 and plans.shape == shape and plans.ndim == 2
     if not fits or weights.dtype != np.float32 or weights.shape != shape[:1]:
         raise ValueError(
             f"labels must be int8 plans {shape} and float32 weights {shape[:1]}, {who} gave "
             f"{plans.dtype} {plans.shape} and {weights.dtype} {weights.shape}"
         )
+
+
+def _check_values(plans: np.ndarray, weights: np.ndarray, who: str, num_actions: int) -> None:
     if not (np.isfinite(weights) & (weights >= 0)).all():
         raise ValueError(f"label weights must be finite and not negative, {who} gave others")
     ended = plans == end_token(num_actions)
@@ -189,7 +204,9 @@ def label_shard(
         seen = {k: v[part] for k, v in shard.steps.observations.items()}
         answer = oracle.label(seen, plan_horizon)
         asked = (len(plans[part]), plan_horizon)
-        _check_labels(*answer, asked, f"oracle {oracle.name!r}", len(shard.action_names))
+        who = f"oracle {oracle.name!r}"
+        _check_form(*answer, asked, who)
+        _check_values(*answer, who, len(shard.action_names))
         plans[part], weights[part] = answer
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / shard.path.name

@@ -6,109 +6,23 @@ the generation they are told, so they agree on the data whatever their directory
 
 import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from remdm.data.labels import LabelIdentity
+from remdm.data.generation import LONGEST_NAME, LabelEntry, Manifest, ShardEntry
 from remdm.data.opened import OpenFiles
+from remdm.data.plain_json import one_line, parsed_object
 from remdm.data.tensor_file import SUFFIX, DamagedFileError, atomic_file, sweep_temporary_files
 
 logger = logging.getLogger(__name__)
 
-MANIFEST_SCHEMA_VERSION = 1
 MANIFESTS_KEPT = 5
 _NOTE = ".reason.txt"
 _MANIFEST_NAME = re.compile(r"manifest-(\d{6,})\.json")
-
-
-@dataclass(frozen=True, slots=True)
-class LabelEntry:
-    """A label file of the manifest.
-
-    Attributes:
-        identity: Who labelled, and how far ahead.
-        bytes: Size of the file.
-        checksum: Stands for its contents.
-    """
-
-    identity: LabelIdentity
-    bytes: int
-    checksum: str
-
-
-@dataclass(frozen=True, slots=True)
-class ShardEntry:
-    """A shard of the manifest.
-
-    Attributes:
-        name: File name.
-        protected: Whether it lies in `protected/` and is never evicted.
-        steps: Steps in it.
-        bytes: Size of the file.
-        checksum: Stands for its contents.
-        env_steps: Steps by environment.
-        labels: Its label file; None if it has none that fits.
-    """
-
-    name: str
-    protected: bool
-    steps: int
-    bytes: int
-    checksum: str
-    env_steps: dict[str, int]
-    labels: LabelEntry | None
-
-    @property
-    def total_bytes(self) -> int:
-        """Bytes of shard and labels."""
-        return self.bytes + (self.labels.bytes if self.labels else 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """One generation of a dataset.
-
-    Attributes:
-        generation: Number of this manifest; 0 is the empty one before the first scan.
-        shards: Protected ones first, each group sorted by name, which is the order of making.
-        tombstones: Evicted shards whose files still exist, with the generation that left them out.
-        evicted_steps: Steps evicted so far.
-    """
-
-    generation: int = 0
-    shards: tuple[ShardEntry, ...] = ()
-    tombstones: dict[str, int] = field(default_factory=dict)
-    evicted_steps: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return {"schema_version": MANIFEST_SCHEMA_VERSION, **asdict(self)}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Manifest":
-        """The inverse of `to_json`.
-
-        Raises:
-            ValueError: If the values are of an unknown schema version.
-        """
-        if values.get("schema_version") != MANIFEST_SCHEMA_VERSION:
-            raise ValueError(
-                f"a manifest of schema version {MANIFEST_SCHEMA_VERSION} can be read, "
-                f"got version {values.get('schema_version')}"
-            )
-        fields = {k: v for k, v in values.items() if k != "schema_version"}
-        return cls(**{**fields, "shards": tuple(_entry(e) for e in values["shards"])})
-
-
-def _entry(values: Mapping[str, Any]) -> ShardEntry:
-    labels = values["labels"]
-    if labels is not None:
-        labels = LabelEntry(**{**labels, "identity": LabelIdentity(**labels["identity"])})
-    return ShardEntry(**{**values, "labels": labels})
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +96,8 @@ class DatasetFolder:
         """All manifests on disk by generation, oldest first."""
         found = {}
         for path in self.root.glob("manifest-*.json"):
-            if match := _MANIFEST_NAME.fullmatch(path.name):
+            match = _MANIFEST_NAME.fullmatch(path.name)
+            if match and path.is_file():
                 found[int(match[1])] = path
         return dict(sorted(found.items()))
 
@@ -194,18 +109,23 @@ class DatasetFolder:
     def set_aside(self, error: DamagedFileError) -> None:
         """Move a damaged file to `quarantine/` and write down why."""
         self.quarantine.mkdir(parents=True, exist_ok=True)
-        target, number = self.quarantine / error.path.name, 1
+        # Room for a number and for the name of the note.
+        kept = os.fsdecode(os.fsencode(error.path.name)[: LONGEST_NAME - 30])
+        target, number = self.quarantine / kept, 1
         while target.exists():
             number += 1
-            target = self.quarantine / f"{error.path.name}.{number}"
+            target = self.quarantine / f"{kept}.{number}"
         try:
             error.path.replace(target)
         except FileNotFoundError:
             return
         note = target.with_name(target.name + _NOTE)
         with atomic_file(note, "the reason of a quarantine") as file:
-            file.write(f"{error.reason}\n(it was {error.path})\n".encode())
-        logger.warning("%s; it was moved to %s and training goes on", error, target)
+            # A file's name may be bytes that are no text.
+            words = f"{error.reason}\n(it was {error.path})\n"
+            file.write(words.encode(errors="backslashreplace"))
+        place = one_line(str(target))
+        logger.warning("%s; it was moved to %s and training goes on", error, place)
 
     def delete(self) -> None:
         """Delete everything but `protected/` and what does not belong to the dataset."""
@@ -236,20 +156,23 @@ def load_manifest(folder: DatasetFolder, generation: int | None = None) -> Manif
             f"{folder.root} has no manifest of generation {generation}; it has {list(paths)}"
         )
     if generation is not None:
-        return _read_manifest(paths[generation])
-    for path in reversed(paths.values()):
+        return _read_manifest(paths[generation], generation)
+    for number, path in reversed(paths.items()):
         try:
-            return _read_manifest(path)
+            return _read_manifest(path, number)
         except ValueError as error:
             logger.warning("%s; an older manifest, or a new scan, takes its place", error)
     return Manifest()
 
 
-def _read_manifest(path: Path) -> Manifest:
+def _read_manifest(path: Path, generation: int) -> Manifest:
     try:
-        return Manifest.from_json(json.loads(path.read_bytes()))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no readable manifest: {error}") from error
+        manifest = Manifest.from_json(parsed_object(path.read_bytes()))
+        if manifest.generation != generation:
+            raise ValueError(f"it says of itself that it is of generation {manifest.generation}")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is no readable manifest: {one_line(str(error), 300)}") from error
+    return manifest
 
 
 def save_manifest(folder: DatasetFolder, manifest: Manifest) -> None:
@@ -257,7 +180,9 @@ def save_manifest(folder: DatasetFolder, manifest: Manifest) -> None:
     path = folder.root / f"manifest-{manifest.generation:06d}.json"
     with atomic_file(path, "a manifest") as file:
         file.write(json.dumps(manifest.to_json(), indent=1).encode())
-    for old in list(folder.manifests().values())[:-MANIFESTS_KEPT]:
+    # Damaged ones may bear higher numbers; the new one must not go in their place.
+    done = [old for number, old in folder.manifests().items() if number <= manifest.generation]
+    for old in done[:-MANIFESTS_KEPT]:
         old.unlink(missing_ok=True)
 
 

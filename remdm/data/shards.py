@@ -18,7 +18,14 @@ from remdm.data.records import (
     StepArrays,
     StepChunk,
 )
-from remdm.data.tensor_file import SUFFIX, DamagedFileError, TensorFile, write_tensor_file
+from remdm.data.shard_checks import MOST_ACTIONS, action_names_of, check_steps, segments_of
+from remdm.data.tensor_file import (
+    SUFFIX,
+    DamagedFileError,
+    TensorFile,
+    damage_if_wrong,
+    write_tensor_file,
+)
 from remdm.maps import HISTORY_PREFIX
 
 SHARD_SCHEMA_VERSION = 1
@@ -123,27 +130,19 @@ class Shard:
         """
         file = TensorFile.open(path, verify_data=verify_data)
         check_kind(file, "shard", SHARD_SCHEMA_VERSION)
-        tensors = file.tensors
-        missing = [k for k in ("offsets", *STEP_DTYPES) if k not in tensors]
-        if missing:
-            raise DamagedFileError(path, f"it has no array {missing[0]}")
-        observations = {
-            k.removeprefix(OBSERVATION_PREFIX): tensors[k]
-            for k in sorted(tensors)
-            if k.startswith(OBSERVATION_PREFIX)
-        }
-        steps = StepArrays(observations, *(tensors[k] for k in STEP_DTYPES))
-        shard = cls(
-            path,
-            tuple(file.metadata["action_names"]),
-            tuple(Segment(**s) for s in file.metadata["segments"]),
-            tensors["offsets"],
-            steps,
-            file.checksum,
-            file.nbytes,
-        )
-        _check_consistent(shard)
-        return shard
+        with damage_if_wrong(path):
+            names, segments = action_names_of(file.metadata), segments_of(file.metadata)
+            offsets = file.array("offsets")
+            steps = StepArrays(
+                {
+                    k.removeprefix(OBSERVATION_PREFIX): file.tensors[k]
+                    for k in sorted(file.tensors)
+                    if k.startswith(OBSERVATION_PREFIX)
+                },
+                *map(file.array, STEP_DTYPES),
+            )
+            check_steps(segments, offsets, steps, len(names))
+        return cls(path, names, segments, offsets, steps, file.checksum, file.nbytes)
 
     @property
     def num_steps(self) -> int:
@@ -172,25 +171,6 @@ def check_kind(file: TensorFile, kind: str, version: int) -> None:
             f"it holds a {found[0]} of schema version {found[1]}; "
             f"a {kind} of schema version {version} can be read",
         )
-
-
-def _check_consistent(shard: Shard) -> None:
-    steps, offsets, path = shard.num_steps, shard.offsets, shard.path
-    for name, array in shard.steps.named().items():
-        if len(array) != steps:
-            raise DamagedFileError(path, f"{name} has {len(array)} steps, actions have {steps}")
-        if array.dtype != STEP_DTYPES.get(name, array.dtype):
-            raise DamagedFileError(path, f"{name} has dtype {array.dtype}")
-    lengths = [s.length for s in shard.segments]
-    if not np.array_equal(np.diff(offsets), lengths) or offsets[0] != 0 or offsets[-1] != steps:
-        raise DamagedFileError(path, "its offsets do not match its segments")
-    ends = np.flatnonzero(shard.steps.terminated | shard.steps.truncated)
-    final = np.array([s.final for s in shard.segments])
-    if not np.array_equal(ends, offsets[1:][final] - 1):
-        raise DamagedFileError(path, "episodes end elsewhere than at the end of final segments")
-    actions = shard.steps.actions
-    if actions.min() < 0 or actions.max() >= len(shard.action_names):
-        raise DamagedFileError(path, f"it has actions outside 0..{len(shard.action_names) - 1}")
 
 
 @dataclass(slots=True)
@@ -229,8 +209,10 @@ class RecordingBuffer:
         policy_version: Version of the policy that acts.
         """
         shard_name(0, collector, 0, 0)
-        if len(action_names) > np.iinfo(np.int8).max - 2:
-            raise ValueError(f"at most 125 actions fit into int8 plans, got {len(action_names)}")
+        if len(action_names) > MOST_ACTIONS:
+            raise ValueError(
+                f"at most {MOST_ACTIONS} actions fit into int8 plans, got {len(action_names)}"
+            )
         self.folder, self.collector = folder, collector
         self.action_names = tuple(action_names)
         self.policy_version = policy_version

@@ -8,10 +8,9 @@ one of the arrays: a torn copy or a flipped bit is found and never trained on.
 import contextlib
 import ctypes
 import errno
-import json
-import math
 import mmap
 import os
+import stat
 import time
 import uuid
 import zlib
@@ -22,27 +21,20 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from remdm.data.plain_json import one_line
+from remdm.data.tensor_header import (
+    CODES,
+    check_data,
+    checked_header,
+    header_bytes,
+    layout,
+    views_of,
+)
+
 SUFFIX = ".safetensors"
 TEMPORARY_PREFIX = ".tmp-"
-_METADATA_KEY = "remdm"
-_DTYPES = {
-    "BOOL": np.dtype(np.bool_),
-    "I8": np.dtype(np.int8),
-    "U8": np.dtype(np.uint8),
-    "I16": np.dtype("<i2"),
-    "U16": np.dtype("<u2"),
-    "I32": np.dtype("<i4"),
-    "U32": np.dtype("<u4"),
-    "I64": np.dtype("<i8"),
-    "U64": np.dtype("<u8"),
-    "F16": np.dtype("<f2"),
-    "F32": np.dtype("<f4"),
-    "F64": np.dtype("<f8"),
-}
-_CODES = {dtype: code for code, dtype in _DTYPES.items()}
-# Every header starts with these bytes, so the sums lie at a known place.
-_PREFIX = b'{"__metadata__":{"crc32":"'
-_SUM_START = len(_PREFIX)
+# A reason may quote what stands in the file, and that may be anything.
+_REASON_LENGTH = 300
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -59,8 +51,22 @@ class DamagedFileError(Exception):
         path: The file.
         reason: What is wrong with it, in one sentence.
         """
-        super().__init__(f"{path} is damaged: {reason}")
+        reason = one_line(reason, _REASON_LENGTH)
+        super().__init__(f"{one_line(str(path))} is damaged: {reason}")
         self.path, self.reason = path, reason
+
+
+@contextlib.contextmanager
+def damage_if_wrong(path: Path) -> Iterator[None]:
+    """Say of which file it is that something in it is wrong.
+
+    Raises:
+        DamagedFileError: If the block raises ValueError.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise DamagedFileError(path, str(error)) from error
 
 
 @contextlib.contextmanager
@@ -145,29 +151,22 @@ def write_tensor_file(
         OSError: If it cannot be written, e.g. because the disk is full.
     """
     specs = {name: _joined_spec(name, parts) for name, parts in tensors.items()}
-    # Large items first: every array then starts at a multiple of its item size.
-    order = sorted(specs, key=lambda name: (-specs[name][0].itemsize, name))
-    table, start = {}, 0
-    for name in order:
-        dtype, shape = specs[name]
-        stop = start + math.prod(shape) * dtype.itemsize
-        table[name] = {"dtype": _CODES[dtype], "shape": shape, "data_offsets": [start, stop]}
-        start = stop
+    table = layout(specs)
     with atomic_file(path, what) as file:
-        file.write(_header(table, metadata, data_sum=0))
+        file.write(header_bytes(table, metadata, data_sum=0))
         data_sum = 0
-        for name in order:
+        for name in table:
             for part in tensors[name]:
                 raw = np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
                 data_sum = zlib.crc32(raw, data_sum)
                 file.write(raw)
         file.seek(0)
-        file.write(_header(table, metadata, data_sum))
+        file.write(header_bytes(table, metadata, data_sum))
 
 
 def _joined_spec(name: str, parts: Sequence[np.ndarray]) -> tuple[np.dtype, list[int]]:
     dtype, shape = parts[0].dtype, parts[0].shape[1:]
-    if dtype not in _CODES:
+    if dtype not in CODES:
         raise ValueError(f"{name} has dtype {dtype}, which safetensors cannot hold")
     for part in parts:
         if part.dtype != dtype or part.shape[1:] != shape:
@@ -177,21 +176,13 @@ def _joined_spec(name: str, parts: Sequence[np.ndarray]) -> tuple[np.dtype, list
     return dtype, [sum(len(part) for part in parts), *shape]
 
 
-def _header(table: Mapping[str, Any], metadata: Mapping[str, Any], data_sum: int) -> bytes:
-    sums = f"{0:08x}{data_sum:08x}"
-    text = json.dumps(metadata, separators=(",", ":"), sort_keys=True)
-    fields = {"__metadata__": {"crc32": sums, _METADATA_KEY: text}, **table}
-    raw = json.dumps(fields, separators=(",", ":")).encode("ascii")
-    raw += b" " * (-(len(raw) + 8) % 64)
-    head_sum = f"{zlib.crc32(raw):08x}".encode("ascii")
-    raw = raw[:_SUM_START] + head_sum + raw[_SUM_START + 8 :]
-    return len(raw).to_bytes(8, "little") + raw
-
-
 class _Mapping:
     """A file mapped read-only. Python's own `mmap` keeps a descriptor open per mapping."""
 
     def __init__(self, path: Path) -> None:
+        # Asked before it is opened: opening a pipe would wait for its writer.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DamagedFileError(path, "it is no regular file")
         with path.open("rb") as file:
             self.size = os.fstat(file.fileno()).st_size
             if self.size < 8:
@@ -254,6 +245,16 @@ class TensorFile:
     checksum: str
     nbytes: int
 
+    def array(self, name: str) -> np.ndarray:
+        """An array that must be there.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        if name not in self.tensors:
+            raise ValueError(f"it has no array {name}")
+        return self.tensors[name]
+
     @classmethod
     def open(cls, path: Path, *, verify_data: bool = False) -> "TensorFile":
         """Map a file and check its header.
@@ -273,38 +274,9 @@ class TensorFile:
                 path, f"its header should have {length} bytes, the whole file has {len(memory)}"
             )
         head, data = memory[8 : 8 + length].tobytes(), memory[8 + length :]
-        fields = _checked_header(path, head)
-        sums = fields["__metadata__"]["crc32"]
-        tensors = _views(path, fields, data)
-        if verify_data and zlib.crc32(data.data) != int(sums[8:], 16):
-            raise DamagedFileError(path, "its contents do not match their CRC-32 sum")
-        metadata = json.loads(fields["__metadata__"][_METADATA_KEY])
+        with damage_if_wrong(path):
+            table, metadata, sums = checked_header(head)
+            tensors = views_of(table, data)
+            if verify_data:
+                check_data(tensors, data, sums)
         return cls(path, tensors, metadata, sums, len(memory))
-
-
-def _checked_header(path: Path, head: bytes) -> dict[str, Any]:
-    stored = head[_SUM_START : _SUM_START + 8]
-    if not head.startswith(_PREFIX) or len(stored) < 8:
-        raise DamagedFileError(path, "its header does not begin like one written by remdm")
-    blank = head[:_SUM_START] + b"00000000" + head[_SUM_START + 8 :]
-    if f"{zlib.crc32(blank):08x}".encode("ascii") != stored:
-        raise DamagedFileError(path, "its header does not match its CRC-32 sum")
-    return dict(json.loads(head))
-
-
-def _views(path: Path, fields: dict[str, Any], data: np.ndarray) -> dict[str, np.ndarray]:
-    views, end = {}, 0
-    for name, entry in fields.items():
-        if name == "__metadata__":
-            continue
-        start, stop = entry["data_offsets"]
-        if stop > len(data):
-            raise DamagedFileError(
-                path, f"{name} should end at byte {stop} of its data, which has {len(data)} bytes"
-            )
-        dtype = _DTYPES[entry["dtype"]]
-        views[name] = data[start:stop].view(dtype).reshape(entry["shape"])
-        end = stop
-    if end != len(data):
-        raise DamagedFileError(path, f"{len(data) - end} bytes follow its last array")
-    return views

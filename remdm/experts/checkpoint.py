@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save
 
-from remdm.training.checkpoint import CheckpointError, read_state, write_checkpoint
+from remdm.data.plain_json import counted, one_line, typed
+from remdm.training.checkpoint import (
+    BLANK_SUM,
+    STATE_FILE,
+    CheckpointError,
+    check_sum,
+    read_state,
+    write_checkpoint,
+    write_summed,
+)
 
 POLICY_FILE, TRAINING_FILE = "policy.safetensors", "training.safetensors"
 
@@ -39,7 +48,7 @@ def save_tree(path: Path, tree: Any) -> None:
         OSError: If the disk is full.
     """
     arrays = {name: np.array(leaf, order="C") for name, leaf in named_leaves(tree).items()}
-    path.write_bytes(save(arrays))
+    write_summed(path, save(arrays, metadata=BLANK_SUM))
 
 
 def load_tree(path: Path, like: Any) -> Any:
@@ -57,9 +66,10 @@ def load_tree(path: Path, like: Any) -> Any:
     if not path.is_file():
         raise CheckpointError(f"{path} is missing, the checkpoint is not complete")
     try:
+        check_sum(path)
         found = load_file(path)
     except Exception as error:  # safetensors raises its own untyped error
-        raise CheckpointError(f"{path} is damaged ({error})") from error
+        raise CheckpointError(f"{path} is damaged ({one_line(str(error), 300)})") from error
     wanted = named_leaves(like)
     missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     shapes = [
@@ -109,4 +119,10 @@ def expert_facts(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{folder} holds no expert: its state.json lacks {', '.join(missing) or 'the kind'}"
         )
+    try:
+        for name in ("algorithm", "env_name"):
+            typed(facts, name, str)
+        counted(facts, "width", least=1)
+    except ValueError as error:
+        raise CheckpointError(f"{folder / STATE_FILE} is damaged ({error})") from error
     return facts

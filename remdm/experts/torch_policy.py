@@ -4,15 +4,17 @@ They read the folders that `remdm.experts.checkpoint.save_expert` writes and ans
 to rounding. Nothing here imports JAX, so the facts of a checkpoint are read without that module.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from remdm.data.plain_json import one_line
+from remdm.experts.checkpoint import expert_facts
 from remdm.registry import unknown_name_message
-from remdm.training.checkpoint import CheckpointError, load_weights, read_state
+from remdm.training.checkpoint import CheckpointError, load_weights
 
 ALGORITHMS = ("ppo", "ppo_rnn", "ppo_rnd")
 POLICY_FILE = "policy.safetensors"
@@ -69,16 +71,12 @@ class TorchExpert(nn.Module):
         Raises:
             CheckpointError: If there is none, it is damaged, or of an algorithm nobody knows.
         """
-        facts = read_state(folder)
-        missing = [name for name in ("algorithm", "env_name", "width") if name not in facts]
-        if facts.get("kind") != "expert" or missing:
-            raise CheckpointError(
-                f"{folder} holds no expert: its state.json lacks {', '.join(missing) or 'the kind'}"
-            )
-        algorithm, width = str(facts["algorithm"]), int(facts["width"])
+        facts = expert_facts(folder)
+        algorithm, width = facts["algorithm"], facts["width"]
         if algorithm not in ALGORITHMS:
+            word = one_line(algorithm, 80)
             raise CheckpointError(
-                f"{folder}: " + unknown_name_message("algorithm", algorithm, ALGORITHMS)
+                f"{folder}: " + unknown_name_message("algorithm", word, ALGORITHMS)
             )
         path = folder / POLICY_FILE
         found = load_weights(path)
@@ -86,7 +84,14 @@ class TorchExpert(nn.Module):
         if first is None or logits is None or first.ndim != 2 or logits.ndim != 2:
             raise CheckpointError(
                 f"{path} must hold the parameters of a {algorithm} expert, as {_DENSE}0/kernel; "
-                f"it holds {', '.join(sorted(found)[:3]) or 'none'}. Write it with save_expert."
+                f"it holds {_few(found) or 'none'}. Write it with save_expert."
+            )
+        # Before a net of that width is made, which may be a lie.
+        if first.shape[1] != width:
+            raise CheckpointError(
+                f"{path} is of another expert: {_DENSE}0/kernel is {tuple(first.shape)} in the "
+                f"file and {(first.shape[0], width)} here; its algorithm and width must be those "
+                "of state.json"
             )
         expert = cls(algorithm, first.shape[0], logits.shape[1], width)
         expert.load_state_dict(_ported(expert, found, path))
@@ -140,6 +145,11 @@ class TorchExpert(nn.Module):
         return out
 
 
+def _few(names: Iterable[str]) -> str:
+    """The first names of a file, which may be anything, in few words."""
+    return ", ".join(one_line(name, 80) for name in sorted(names)[:3])
+
+
 def _ported(expert: TorchExpert, found: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """The weights of flax under the names and in the layout of torch.
 
@@ -165,7 +175,7 @@ def _ported(expert: TorchExpert, found: dict[str, Tensor], path: Path) -> dict[s
     ]
     if missing or extra or differ:
         raise CheckpointError(
-            f"{path} is of another expert: missing {missing[:3]}, unknown {extra[:3]}, shapes "
+            f"{path} is of another expert: missing {missing[:3]}, unknown {_few(extra)}, shapes "
             f"{differ[:3]}; its algorithm and width must be those of state.json"
         )
     weights = {}

@@ -6,12 +6,17 @@ first and read first. A folder is filled under a temporary name and renamed when
 reader never sees half of one.
 """
 
+import contextlib
 import io
 import json
 import os
+import pickle
 import random
+import reprlib
 import shutil
-from collections.abc import Callable, Iterable
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +24,20 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save
 
+from remdm.data.plain_json import counted, one_line, parsed_object, typed
+
 FORMAT_VERSION = 1
 STATE_FILE = "state.json"
-
+# Metadata of safetensors, to be filled by `write_summed`; they stand at the front.
+BLANK_SUM = {"crc32": "00000000"}
+_METADATA = b'{"__metadata__":'
+_SUM_PREFIX = _METADATA + b'{"crc32":"'
+_SUM_START = 8 + len(_SUM_PREFIX)
+_BLOCK = 1 << 20
+# The first bytes of a zip archive, which is what torch writes.
+_ARCHIVE = b"PK\x03\x04"
+# Characters that are passed on of what an error says, and of a name.
+_MESSAGE_LENGTH, _NAME_LENGTH = 300, 80
 
 # What to do about a damaged one.
 _MOVE = "move that folder away to go on without it"
@@ -96,17 +112,38 @@ def read_state(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {folder}: {STATE_FILE} is missing")
     try:
-        state: dict[str, Any] = json.loads(path.read_text())
-        found = state["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged ({error!r}); {_MOVE}") from error
+        state = parsed_object(path.read_bytes())
+        if "format_version" not in state:
+            raise ValueError("it has no format_version")
+        # A checkpoint of a run says how far that was; one of weights alone need not.
+        if state["format_version"] == FORMAT_VERSION and "progress" in state:
+            how_far(state)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged ({_words(error)}); {_MOVE}") from error
+    found = state["format_version"]
     if found != FORMAT_VERSION:
         raise CheckpointError(
-            f"{folder} has checkpoint format {found}, this version of remdm reads "
+            f"{folder} has checkpoint format {reprlib.repr(found)}, this version of remdm reads "
             f"{FORMAT_VERSION}; load it with the version that wrote it "
-            f"({state.get('remdm_version', 'unknown')})"
+            f"({reprlib.repr(state.get('remdm_version', 'unknown'))})"
         )
     return state
+
+
+def how_far(state: Mapping[str, Any]) -> tuple[int, bool, int]:
+    """Epochs done, whether the next one has its data, and batches of it: by this they are sorted.
+
+    Raises:
+        ValueError: If the state of a checkpoint does not say.
+    """
+    progress = typed(state, "progress", dict)
+    epoch, batches = counted(progress, "epoch"), counted(progress, "batches")
+    return epoch, typed(progress, "collected", bool), batches
+
+
+def _words(error: Exception) -> str:
+    """What an error says, in one line that can be read: it may quote from the file."""
+    return one_line(str(error) or repr(error), _MESSAGE_LENGTH)
 
 
 def list_checkpoints(root: Path) -> list[Path]:
@@ -115,12 +152,9 @@ def list_checkpoints(root: Path) -> list[Path]:
     for folder in root.glob("*/"):
         if folder.name.startswith(".") or not (folder / STATE_FILE).is_file():
             continue
-        try:
-            state = json.loads((folder / STATE_FILE).read_text())
-            progress = state["progress"]
-            found.append(((progress["epoch"], progress["collected"], progress["batches"]), folder))
-        except (ValueError, KeyError, TypeError):
-            continue  # not ours, or damaged: read_state says so to whoever names it
+        # Others are not ours, or damaged: read_state says so to whoever names one.
+        with contextlib.suppress(ValueError):
+            found.append((how_far(parsed_object((folder / STATE_FILE).read_bytes())), folder))
     return [folder for _, folder in sorted(found)]
 
 
@@ -136,8 +170,45 @@ def save_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
     Raises:
         OSError: If the disk is full.
     """
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
     # Not save_file: it tells of a full disk by an error of its own.
-    path.write_bytes(save({k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}))
+    write_summed(path, save(tensors, metadata=BLANK_SUM))
+
+
+def write_summed(path: Path, raw: bytes) -> None:
+    """Write safetensors with the CRC-32 sum of all their bytes in the metadata.
+
+    Args:
+        path: Where.
+        raw: Made with metadata `BLANK_SUM`, which is what the sum is taken of.
+
+    Raises:
+        OSError: If the disk is full.
+    """
+    assert raw[8:_SUM_START] == _SUM_PREFIX, "the sum must come first"
+    with path.open("wb") as file:
+        file.write(raw[:_SUM_START])
+        file.write(f"{zlib.crc32(raw):08x}".encode("ascii"))
+        file.write(memoryview(raw)[_SUM_START + 8 :])
+
+
+def check_sum(path: Path) -> None:
+    """Compare safetensors with their sum. Those that an older version wrote have none, and pass.
+
+    Raises:
+        ValueError: If the file is not what was written.
+    """
+    with path.open("rb") as file:
+        head = file.read(_SUM_START + 8)
+        if head[8:_SUM_START] != _SUM_PREFIX:
+            if head[8:].startswith(_METADATA):
+                raise ValueError("its metadata do not begin with the sum that remdm writes there")
+            return
+        found = zlib.crc32(head[:_SUM_START] + b"00000000")
+        while block := file.read(_BLOCK):
+            found = zlib.crc32(block, found)
+    if f"{found:08x}".encode("ascii") != head[_SUM_START:]:
+        raise ValueError("it does not match its CRC-32 sum")
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -149,9 +220,10 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path} is missing, the checkpoint is not complete; {_MOVE}")
     try:
+        check_sum(path)
         return load_file(path)
     except Exception as error:  # safetensors raises its own untyped error
-        raise CheckpointError(f"{path} is damaged ({error}); {_MOVE}") from error
+        raise CheckpointError(f"{path} is damaged ({_words(error)}); {_MOVE}") from error
 
 
 def save_plain(path: Path, values: dict[str, Any]) -> None:
@@ -174,10 +246,40 @@ def load_plain(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path} is missing, the checkpoint is not complete; {_MOVE}")
     try:
-        values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        _check_archive(path)
+        values = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds no values by name, but {reprlib.repr(values)}")
+    except pickle.UnpicklingError as error:
+        # What torch says here is to load it without `weights_only`: never.
+        raise CheckpointError(
+            f"{path} is damaged (it holds something other than plain values and tensors, which "
+            f"may be code and is not loaded); {_MOVE}"
+        ) from error
     except Exception as error:  # torch raises many types for a torn file
-        raise CheckpointError(f"{path} is damaged ({error}); {_MOVE}") from error
+        raise CheckpointError(f"{path} is damaged ({_words(error)}); {_MOVE}") from error
     return values
+
+
+def _check_archive(path: Path) -> None:
+    """See that a torch file is a whole archive: torch compares no sums, and reads other formats.
+
+    Raises:
+        ValueError: If it is not one that torch writes now, or a sum is wrong.
+        zipfile.BadZipFile: If it is no archive.
+    """
+    with path.open("rb") as file:
+        if file.read(len(_ARCHIVE)) != _ARCHIVE:
+            raise ValueError("it does not begin like an archive")
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        names = {member.filename for member in members}
+        stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+        size = sum(member.file_size for member in members)
+        if not stored or len(names) < len(members) or size > path.stat().st_size:
+            raise ValueError("its members are not plain pieces of the file")
+        if (wrong := archive.testzip()) is not None:
+            raise ValueError(f"{wrong} in it does not match its CRC-32 sum")
 
 
 def load_into(module: torch.nn.Module, weights: dict[str, torch.Tensor], source: Path) -> None:
@@ -194,8 +296,9 @@ def load_into(module: torch.nn.Module, weights: dict[str, torch.Tensor], source:
         if own[k].shape != weights[k].shape
     ]
     if missing or extra or shapes:
+        unknown = [one_line(name, _NAME_LENGTH) for name in extra[:3]]
         raise CheckpointError(
-            f"{source} does not fit this model: missing {missing[:3]}, unknown {extra[:3]}, "
+            f"{source} does not fit this model: missing {missing[:3]}, unknown {unknown}, "
             f"shapes {shapes[:3]}; load it with the config.gin of its own run folder"
         )
     module.load_state_dict(weights)

@@ -1,5 +1,6 @@
 """Metrics as lines of JSON, beside whatever trackers accelerate knows."""
 
+import contextlib
 import json
 import math
 import os
@@ -12,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType, gather_object
 
+from remdm.data.plain_json import parsed_object
 from remdm.registry import import_extra, unknown_name_message
 
 
@@ -44,15 +46,13 @@ class JsonlLog:
             raise OSError(error.errno, reason, str(self.path)) from error
 
     def read(self) -> list[dict[str, Any]]:
-        """All whole lines; a last line torn by a crash is left out."""
+        """All whole lines; one that was torn or is no object is left out."""
         if not self.path.exists():
             return []
         rows = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                continue
+        for line in self.path.read_bytes().splitlines():
+            with contextlib.suppress(ValueError):
+                rows.append(parsed_object(line))
         return rows
 
     @property

@@ -9,9 +9,11 @@ from accelerate.utils import gather_object
 
 from remdm._version import __version__
 from remdm.agent import BaseAgent
+from remdm.data.plain_json import one_line, typed
 from remdm.training.checkpoint import (
     STATE_FILE,
     CheckpointError,
+    how_far,
     load_into,
     load_plain,
     load_weights,
@@ -65,16 +67,30 @@ def check_facts(
     for fact, value in own.items():
         if state.get(fact) != value:
             raise CheckpointError(
-                f"{folder} was written with {fact} {state.get(fact)}, here it is {value}; "
-                f"{_OWN_CONFIG}"
+                f"{folder} was written with {fact} {one_line(str(state.get(fact)), 400)}, here it "
+                f"is {value}; {_OWN_CONFIG}"
             )
-    absent = sorted(set(agents) - set(state.get("agents", ())))
+    absent = sorted(set(agents) - set(_part(folder, state, "agents", dict)))
     if absent:
         raise CheckpointError(
             f"{folder} holds no {' and no '.join(absent)}; {_OWN_CONFIG}, or set "
             "Experiment.baseline_agent_type = None"
         )
     return state
+
+
+def _part(folder: Path, state: Mapping[str, Any], name: str, *kinds: type) -> Any:
+    """A fact that the state of a checkpoint must hold.
+
+    Raises:
+        CheckpointError: If it does not.
+    """
+    try:
+        return typed(state, name, *kinds)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{folder / STATE_FILE} is damaged ({error}); move that folder away to go on without it"
+        ) from error
 
 
 def load_averaged(
@@ -122,9 +138,9 @@ def newest_checkpoint(root: Path) -> Path | None:
     found = []
     for folder in root.glob("[!.]*/"):
         if (folder / STATE_FILE).is_file():
-            progress = read_state(folder)["progress"]
-            done = progress["epoch"], progress["collected"], progress["batches"]
-            found.append((done, folder.name, folder))
+            state = read_state(folder)
+            _part(folder, state, "progress", dict)  # which read_state has looked at, if it is there
+            found.append((how_far(state), folder.name, folder))
     return max(found)[2] if found else None
 
 
@@ -164,6 +180,8 @@ def load_run(run: "AssembledRun", folder: Path, *, resume: bool) -> None:
     state = check_facts(folder, agents, run.envs.action_names)
     if resume:
         own = _own_process(run, folder, state)
+        remembered = _part(folder, state, "dataset", dict)
+        metrics_bytes = _part(folder, state, "metrics_bytes", int)
     for trainer in run.trainers.values():
         trainer.load(folder, resume=resume)
     if not resume:
@@ -171,9 +189,9 @@ def load_run(run: "AssembledRun", folder: Path, *, resume: bool) -> None:
     run.progress = Progress.from_dict(own["progress"])
     _adopt_best(run)
     set_random_states(own["random"])
-    run.dataset.restore(state["dataset"])
+    run.dataset.restore(remembered)
     if run.accelerator.is_main_process:
-        run.metrics_log.rewind(state["metrics_bytes"])
+        run.metrics_log.rewind(max(0, metrics_bytes))
     run.collector.restore({k: v.numpy() for k, v in own["collector"].items()})
 
 
@@ -185,9 +203,10 @@ def _own_process(run: "AssembledRun", folder: Path, state: dict[str, Any]) -> di
             "resume_training_state=False to start from its weights, or give the run its own folder"
         )
     count = run.accelerator.num_processes
-    if state["num_processes"] != count:
+    written_by = _part(folder, state, "num_processes", int)
+    if written_by != count:
         raise CheckpointError(
-            f"{folder} was written by {state['num_processes']} processes, this run has {count}; "
+            f"{folder} was written by {written_by} processes, this run has {count}; "
             "start it with as many"
         )
     own = load_plain(folder / _process_file(run.accelerator.process_index))
@@ -204,6 +223,7 @@ def _adopt_best(run: "AssembledRun") -> None:
     """Go by the best weights that are there, which may be younger than the checkpoint."""
     score, epoch = -1.0, -1
     if (run.folder.best / STATE_FILE).is_file():
-        best = read_state(run.folder.best)["progress"]
-        score, epoch = best["best_score"], best["best_epoch"]
+        best = _part(run.folder.best, read_state(run.folder.best), "progress", dict)
+        score = _part(run.folder.best, best, "best_score", float, int)
+        epoch = _part(run.folder.best, best, "best_epoch", int)
     run.progress.best_score, run.progress.best_epoch = score, epoch

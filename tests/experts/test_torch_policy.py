@@ -138,7 +138,7 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
     hidden_bias = "params/ScannedRNN_0/GRUCell_1/hn/bias"
     for left, message in (
         ({k: v for k, v in arrays.items() if k != hidden_bias}, f"missing .'{hidden_bias}'"),
-        (arrays | {"params/Dense_7/bias": np.zeros(1)}, "unknown .'params/Dense_7/bias'"),
+        (arrays | {"params/Dense_7/bias": np.zeros(1)}, "unknown params/Dense_7/bias"),
         ({"other": np.zeros(1)}, "must hold the parameters of a ppo_rnn expert.*; it holds other"),
     ):
         save_file(left, path)
