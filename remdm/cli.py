@@ -44,10 +44,18 @@ class Flag(NamedTuple):
     help: str
 
 
+def whole(text: str) -> int:
+    """A whole number, also where it is typed as 1e8."""
+    value = float(text)
+    if value % 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {text}")
+    return int(value)
+
+
 FLAGS = (
     Flag("--seed", "Experiment.seed", int, "seed that all randomness follows from"),
     Flag("--epochs", "Experiment.epochs", int, "rounds of collect, label, train"),
-    Flag("--total_timesteps", "Experiment.total_timesteps", int, "env steps to stop after"),
+    Flag("--total_timesteps", "Experiment.total_timesteps", whole, "env steps to stop after"),
     Flag("--batch_size", "Experiment.batch_size", int, "windows per batch"),
     Flag("--learning_rate", "Experiment.learning_rate", float, "peak learning rate"),
     Flag("--parallel_actors", "Experiment.parallel_actors", int, "environments side by side"),

@@ -76,6 +76,10 @@ def test_flag_wins_over_bind_and_bind_over_file(folder: Path) -> None:
     assert found == {"Experiment.epochs": "1", "Experiment.seed": "3", "Knob.size": "2"}
 
 
+def test_steps_may_be_typed_in_powers_of_ten() -> None:
+    assert cli.parse(["train", "--total_timesteps", "1e8"]).total_timesteps == 10**8
+
+
 def test_every_flag_binds_an_argument_that_exists() -> None:
     for flag in cli.FLAGS:
         value = flag.kind("1")
