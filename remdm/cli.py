@@ -158,7 +158,9 @@ def _train(parser: argparse.ArgumentParser) -> None:
 
 
 def _oracle(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--oracle", nargs="+", default=["memory"], help="memory, seed, random, expert")
+    parser.add_argument(
+        "--oracle", nargs="+", default=["memory"], help="memory, seed, random, expert"
+    )
     parser.add_argument("--replan_every", type=int, help="actions of a plan before the next one")
     _add_env_flags(parser, "all", 100)
     add_config_flags(parser)
