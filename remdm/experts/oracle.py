@@ -17,6 +17,7 @@ from remdm.experts.policy import Expert
 from remdm.experts.training import EXPERT_FOLDER, ExpertTraining
 from remdm.oracles.contract import Oracle
 from remdm.registry import unknown_name_message
+from remdm.training.checkpoint import CheckpointError
 
 
 @gin.configurable(module="remdm")
@@ -64,7 +65,6 @@ class ExpertOracle(Oracle):
         self.expert, self.temperature = expert, temperature
         self.labels, self.label_every = labels, label_every
         self.gives_plans = labels == BRANCHED
-
         check_temperature(temperature)
         if self.training is None:
             _ = self.tutor  # what is missing should not be found after an hour
@@ -77,7 +77,7 @@ class ExpertOracle(Oracle):
             KeyboardInterrupt: If somebody stops the training; the next start goes on with it.
         """
         if self.training is None:
-            return Tutor(Expert.load(expert_folder(self.expert)), temperature=self.temperature)
+            return Tutor(_found(self.expert), temperature=self.temperature)
         with PartialState().main_process_first():
             finished = self.training.run()
         if not finished:
@@ -115,6 +115,17 @@ class ExpertOracle(Oracle):
             )
         plans = np.ascontiguousarray(plans[:, :plan_horizon])
         return plans, observations[WEIGHT].astype(np.float32)
+
+
+def _found(reference: str) -> Expert:
+    """The expert that `ExpertOracle.expert` names; an error says where to get one."""
+    try:
+        return Expert.load(expert_folder(reference))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}. Set ExpertOracle.expert to the folder of an expert, or train one there: "
+            "remdm expert train --run_name NAME --configs craftax_classic_expert.gin"
+        ) from error
 
 
 def expert_folder(reference: str) -> Path:
