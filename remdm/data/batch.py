@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from remdm.ranks import ALONE, Ranks
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -36,6 +38,7 @@ class Batch:
         weights: float32 [B].
         env_ids: int64 [B].
         past: int64 [B, m], or None.
+        ranks: The processes that have the rest of the step's batch.
     """
 
     observations: dict[str, torch.Tensor]
@@ -43,9 +46,10 @@ class Batch:
     weights: torch.Tensor
     env_ids: torch.Tensor
     past: torch.Tensor | None = None
+    ranks: Ranks = ALONE
 
     @classmethod
-    def from_window(cls, window: Window) -> "Batch":
+    def from_window(cls, window: Window, ranks: Ranks = ALONE) -> "Batch":
         """A window's arrays as tensors; no data is copied where the dtype stays."""
         return cls(
             {k: torch.from_numpy(v) for k, v in window.observations.items()},
@@ -53,6 +57,7 @@ class Batch:
             torch.from_numpy(window.weights),
             torch.from_numpy(window.env_ids).to(torch.int64),
             None if window.past is None else torch.from_numpy(window.past).to(torch.int64),
+            ranks,
         )
 
     def to(self, device: torch.device | str) -> "Batch":
@@ -67,4 +72,5 @@ class Batch:
             moved(self.weights),
             moved(self.env_ids),
             None if self.past is None else moved(self.past),
+            self.ranks,
         )

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from remdm.data.gather import PastGatherer
-from remdm.data.shards import Shard
+from remdm.data.shard_file import Shard
 from remdm.maps import HISTORY_ACTIONS, HISTORY_PREFIX
 from remdm.tokens import mask_token
 
@@ -72,16 +71,17 @@ def stored_arrays(shard: Shard, keys: Sequence[str]) -> dict[str, np.ndarray]:
     return observations
 
 
-def past_gatherer(shards: Sequence[Shard], keys: tuple[str, ...], count: int) -> PastGatherer:
-    """What makes the arrays `history/...` again that `remdm.envs.history` had handed out."""
+def past_arrays(shard: Shard, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """What the arrays `history/...` are made of."""
     sources = {k: k.removeprefix(HISTORY_PREFIX) for k in keys if k != HISTORY_ACTIONS}
-    files = []
-    for shard in shards:
-        stored = stored_arrays(shard, tuple(sources.values()))
-        arrays = {key: stored[source] for key, source in sources.items()}
-        if HISTORY_ACTIONS in keys:
-            arrays[HISTORY_ACTIONS] = shard.steps.actions
-        files.append(arrays)
+    stored = stored_arrays(shard, tuple(sources.values()))
+    arrays = {key: stored[source] for key, source in sources.items()}
+    if HISTORY_ACTIONS in keys:
+        arrays[HISTORY_ACTIONS] = shard.steps.actions
+    return arrays
+
+
+def past_fills(action_names: Sequence[str]) -> dict[str, int]:
+    """What bytes of arrays `history/...` are before a segment, where they are not 0."""
     # An int8 action is one byte, so that a byte that is MASK is an action that is MASK.
-    fills = {HISTORY_ACTIONS: mask_token(len(shards[0].action_names))}
-    return PastGatherer(files, [shard.offsets[:-1] for shard in shards], count, fills)
+    return {HISTORY_ACTIONS: mask_token(len(action_names))}

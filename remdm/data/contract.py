@@ -34,15 +34,19 @@ class RLDataset(ABC):
         """One line for the summary of a run."""
 
     @abstractmethod
-    def sample(self, batch_size: int, rng: np.random.Generator) -> Window:
+    def sample(
+        self, batch_size: int, rng: np.random.Generator, rows: slice | None = None
+    ) -> Window:
         """Draw windows; the arrays belong to the caller.
 
-        The same generator state and the same generation of data give the same windows. Safe to
-        call from several threads.
+        The same generator state and the same generation of data give the same windows. No window
+        is drawn twice in one call where there are enough. Safe to call from several threads.
 
         Args:
             batch_size: How many.
             rng: Source of randomness; its state is all there is to save for an exact resume.
+            rows: Which of them to copy, in steps of 1; all when None. The processes of a run draw
+                the same windows and take a part each.
 
         Raises:
             RuntimeError: If there is nothing to draw from.
@@ -68,6 +72,12 @@ class RLDataset(ABC):
         """What a checkpoint must remember, as plain values."""
         return {}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Draw from exactly what was drawn from when `state` was taken."""
+    def restore(self, state: Mapping[str, Any], *, keep_newer: bool = False) -> None:
+        """Draw from exactly what was drawn from when `state` was taken.
+
+        Args:
+            state: From `state`.
+            keep_newer: Whether what was collected since stays, because it is not collected again:
+                others collect.
+        """
         return

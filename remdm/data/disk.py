@@ -1,10 +1,10 @@
 """The dataset on disk: shards that collectors write, labels, and windows drawn from both."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import gin
 import numpy as np
@@ -12,33 +12,26 @@ import numpy as np
 from remdm.data.batch import Window
 from remdm.data.contents import WindowContents
 from remdm.data.contract import RLDataset
-from remdm.data.labels import LabelIdentity, Labeller, Labels, label_shard
+from remdm.data.eviction import Limits
+from remdm.data.folder import DatasetFolder
+from remdm.data.following import ManifestFollower
+from remdm.data.generation import Manifest
+from remdm.data.labels import LabelIdentity, Labeller, label_shard
 from remdm.data.limit_checks import check_limits
-from remdm.data.manifest import (
-    DatasetFolder,
-    Limits,
-    Manifest,
-    load_manifest,
-    refresh_manifest,
-    rewind_manifest,
-)
+from remdm.data.manifest import go_on_from_manifest, rewind_manifest
 from remdm.data.opened import OpenFiles
-from remdm.data.sampling import (
-    Balance,
-    ShardTargets,
-    WindowIndex,
-    check_balance,
-    check_end_after,
-    check_return_weight_cap,
-    check_target,
-    shard_targets,
-    won_steps,
-)
-from remdm.data.shards import Shard
+from remdm.data.sampling import Balance, WindowIndex, check_balance
+from remdm.data.scan import Scanner
+from remdm.data.shard_windows import WindowRules
+from remdm.data.targets import check_end_after, check_return_weight_cap, check_target
 from remdm.data.tensor_file import DamagedFileError
+from remdm.data.unlabelled import LabelQueue
+from remdm.data.window_store import WindowStore
 from remdm.maps import HISTORY_PREFIX
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Processes(Protocol):
@@ -114,10 +107,12 @@ class DiskTrajDataset(RLDataset):
         self.manifest = Manifest()
         self.index: WindowIndex | None = None
         self._files = OpenFiles(self._on_damage)
+        self._scanner = Scanner(self.folder, self._files)
+        self._follower = ManifestFollower(self.folder)
+        self._windows: WindowStore | None = None
         self._plan_horizon: int | None = None
         self._oracle: Labeller | None = None
-        self._contents = WindowContents()
-        self._action_names: tuple[str, ...] | None = None
+        self._queue: LabelQueue | None = None
         self._processes: Processes | None = None
         self._may_edit = True
 
@@ -154,13 +149,19 @@ class DiskTrajDataset(RLDataset):
             ValueError: If arrays `history/...` are asked for without `history`.
         """
         self._plan_horizon, self._oracle = plan_horizon, oracle
-        self._contents = WindowContents(
+        contents = WindowContents(
             None if observation_keys is None else tuple(observation_keys),
             past_actions,
             history,
             None if history_keys is None else tuple(history_keys),
         )
-        self._action_names = None if action_names is None else tuple(action_names)
+        rules = WindowRules(
+            plan_horizon, self.target, self.end_after, self.return_weight_cap, contents
+        )
+        names = None if action_names is None else tuple(action_names)
+        self._windows = WindowStore(
+            self.folder, self._files, rules, self.balance, self.won_only, names
+        )
         self._processes, self._may_edit = processes, may_edit
         self.index = None
         if may_edit:
@@ -184,9 +185,9 @@ class DiskTrajDataset(RLDataset):
             experiment.agent.plan_horizon,
             oracle=experiment.oracle,
             observation_keys=None if experiment.augment is not None else sorted(keys),
-            action_names=experiment.envs.action_names,
+            action_names=experiment.kind.action_names,
             processes=experiment.accelerator,
-            may_edit=experiment.has_dset_edit_rights,
+            may_edit=experiment.has_dset_edit_rights and experiment.role.learns,
             past_actions=max(agent.past_actions for agent in agents),
             history=max(agent.history for agent in agents),
             history_keys=past,
@@ -214,14 +215,16 @@ class DiskTrajDataset(RLDataset):
         steps = sum(e.steps for e in shards)
         return f"{steps:,} steps in {len(shards)} shards in {self.folder.root} ({self.target})"
 
-    def sample(self, batch_size: int, rng: np.random.Generator) -> Window:
+    def sample(
+        self, batch_size: int, rng: np.random.Generator, rows: slice | None = None
+    ) -> Window:
         """See `RLDataset`."""
         if self.index is None:
             raise RuntimeError(
                 f"{self.folder.root} has nothing to draw from yet; collect and label first, then "
                 "call on_end_of_collection() or refresh()"
             )
-        return self.index.sample(batch_size, rng)
+        return self.index.sample(batch_size, rng, rows)
 
     def label_new(self, oracle: Labeller, plan_horizon: int) -> int:
         """See `RLDataset`. With several processes, each labels a part of the shards."""
@@ -230,14 +233,17 @@ class DiskTrajDataset(RLDataset):
             # Everybody must have written what it collected before the folder is listed.
             self._processes.wait_for_everyone()
             rank, count = self._processes.process_index, self._processes.num_processes
-        known = {e.checksum for e in self.manifest.shards}
         wanted, steps = LabelIdentity(oracle.name, oracle.version, plan_horizon), 0
-        for path in self.folder.shard_paths()[rank::count]:
-            shard = self._files.shard(path, known)
-            if shard is None or path.name in self.manifest.tombstones:
-                continue
-            labels = self._files.labels(self.folder.labels / path.name)
-            if labels is None or labels.identity != wanted or not labels.belongs_to(shard):
+        if self._queue is None or self._queue.wanted != wanted:
+            self._queue = LabelQueue(self.folder, wanted, self._on_damage)
+        waiting = self._queue.waiting()
+        if count > 1:
+            # All list alike now, but may see that others have labelled: each takes a part of all.
+            own = set(self.folder.shard_paths()[rank::count])
+            waiting = [path for path in waiting if path in own]
+        for path in waiting:
+            shard = self._files.shard(path)
+            if shard is not None and self._files.verify(shard):
                 label_shard(shard, oracle, plan_horizon, self.folder.labels)
                 steps += shard.num_steps
         return steps
@@ -257,11 +263,15 @@ class DiskTrajDataset(RLDataset):
         main = self._processes is None or self._processes.process_index == 0
         newest = Manifest()
         if main and self._may_edit:
-            newest = refresh_manifest(self.folder, self.limits, self._files)
+            newest = self._scanner.refresh(self.limits)
         elif main:
-            newest = load_manifest(self.folder)
+            newest = self._follower.newest()
         self._draw_from(self._agree_on(newest))
         return self._metrics()
+
+    def mean_policy_version(self, but: Collection[str] = ()) -> float | None:
+        """See `WindowStore.mean_policy_version`."""
+        return None if self._windows is None else self._windows.mean_policy_version(but)
 
     def _agree_on(self, manifest: Manifest) -> Manifest:
         """The main process's manifest, in every process."""
@@ -273,78 +283,39 @@ class DiskTrajDataset(RLDataset):
         return Manifest.from_json(box[0])
 
     def _draw_from(self, manifest: Manifest) -> None:
-        if manifest == self.manifest and self.index is not None:
-            return
-        if self._plan_horizon is None:
+        if self._windows is None:
             raise RuntimeError("a dataset must know the plan horizon; call configure() first")
-        opened = self._open(manifest)
-        allowed = won_steps([shard for shard, _ in opened]) if self.won_only else None
-        shards: list[Shard] = []
-        targets: list[ShardTargets] = []
-        flags: list[np.ndarray] = []
-        for number, (shard, labels) in enumerate(opened):
-            if labels is None and self.target != "executed":
-                continue
-            shards.append(shard)
-            targets.append(
-                shard_targets(shard, labels, self.target, self._plan_horizon, self.end_after)
-            )
-            if allowed is not None:
-                flags.append(allowed[number])
+        same = manifest == self.manifest and self.index is not None
+        if all(self._of_all(same and not self._windows.damage_found)):
+            return
         self.manifest, self.index = manifest, None
-        if shards:
-            self.index = WindowIndex(
-                shards,
-                targets,
-                balance=self.balance,
-                contents=self._contents,
-                allowed=flags if self.won_only else None,
-                return_weight_cap=self.return_weight_cap,
-            )
-
-    def _open(self, manifest: Manifest) -> list[tuple[Shard, Labels | None]]:
-        """Shards of a manifest, each with its labels if they are the right ones."""
-        known = {e.checksum for e in manifest.shards}
-        known |= {e.labels.checksum for e in manifest.shards if e.labels}
         wanted = self._wanted_labels(manifest)
-        opened: list[tuple[Shard, Labels | None]] = []
-        for entry in manifest.shards:
-            shard = self._files.shard(self.folder.shard_path(entry), known)
-            if shard is None:
-                logger.warning(
-                    "%s is in the manifest and not on disk; training goes on without it. "
-                    "DiskTrajDataset.unlink_after keeps evicted files for longer.",
-                    entry.name,
-                )
-                continue
-            self._check_actions(shard)
-            labels = None
-            if entry.labels is not None and entry.labels.identity == wanted:
-                labels = self._files.labels(self.folder.labels / entry.name, known)
-            if labels is not None and labels.identity != wanted:
-                labels = None
-            opened.append((shard, labels))
-        self._files.keep_only(
-            (shard.path for shard, _ in opened),
-            (self.folder.labels / s.path.name for s, _ in opened),
-        )
-        return opened
+        self.index = self._windows.index(manifest, wanted, self._lacking_anywhere)
+
+    def _lacking_anywhere(self, lacking: dict[str, bool]) -> dict[str, bool]:
+        """What some process cannot read, as on a network disk that shows it new files late.
+
+        All leave it out until the next refresh: they must draw alike.
+        """
+        merged: dict[str, bool] = {}
+        for own in self._of_all(lacking):
+            merged |= {name: there and merged.get(name, True) for name, there in own.items()}
+        return merged
+
+    def _of_all(self, value: T) -> list[T]:
+        """The values of all processes, which must all call this."""
+        if self._processes is None or self._processes.num_processes == 1:
+            return [value]
+        from accelerate.utils import gather_object
+
+        gathered: list[T] = gather_object([value])
+        return gathered
 
     def _wanted_labels(self, manifest: Manifest) -> LabelIdentity | None:
         if self._oracle is not None and self._plan_horizon is not None:
             return LabelIdentity(self._oracle.name, self._oracle.version, self._plan_horizon)
         found = [e.labels.identity for e in manifest.shards if e.labels]
         return next((i for i in reversed(found) if i.plan_horizon == self._plan_horizon), None)
-
-    def _check_actions(self, shard: Shard) -> None:
-        if self._action_names is None:
-            self._action_names = shard.action_names
-        if shard.action_names != self._action_names:
-            raise ValueError(
-                f"all shards must have the actions {', '.join(self._action_names)}; {shard.path} "
-                f"has {', '.join(shard.action_names)}. Move it away, or set another "
-                "Experiment.buffer_dir."
-            )
 
     def _on_damage(self, error: DamagedFileError) -> None:
         if self._may_edit:
@@ -367,20 +338,29 @@ class DiskTrajDataset(RLDataset):
 
     def delete(self) -> None:
         """Delete all but `protected/` and what others keep in the same folder."""
+        self._scanner.wait()
         self.folder.delete()
         self.manifest, self.index = Manifest(), None
-        self._files.keep_only((), ())
+        if self._windows is not None:
+            self._windows.index(self.manifest, None, lambda lacking: lacking)
 
     def state(self) -> dict[str, Any]:
         """See `RLDataset`: the manifest, and the shards that are on disk, drawn from or not."""
         names = [path.name for path in self.folder.shard_paths()]
         return {"manifest": self.manifest.to_json(), "shards": names}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """See `RLDataset`. Shards made since move to `superseded/`: they are collected again."""
+    def restore(self, state: Mapping[str, Any], *, keep_newer: bool = False) -> None:
+        """See `RLDataset`. What was made since moves to `superseded/`, unless it is kept.
+
+        What is kept is taken in by the next refresh, and manifests are numbered on from the newest
+        one on disk.
+        """
         manifest = Manifest.from_json(state["manifest"])
+        self._scanner.wait()
         main = self._processes is None or self._processes.process_index == 0
-        if main and self._may_edit:
+        if main and self._may_edit and keep_newer:
+            go_on_from_manifest(self.folder, manifest)
+        elif main and self._may_edit:
             rewind_manifest(self.folder, manifest, state["shards"])
         if self._processes is not None:
             self._processes.wait_for_everyone()

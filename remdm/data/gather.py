@@ -1,11 +1,11 @@
-"""Copying scattered rows of many files into one batch, in one compiled loop.
+"""Copying scattered rows of many files into one batch, and such loops that must be compiled.
 
 NumPy can pick rows of one array; a batch of 128 windows from 100 shards is 100 arrays per key. The
 loop below takes the rows' addresses and copies them, without the GIL and without a Python object
 per row.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numba
@@ -81,8 +81,71 @@ def _copy_rows_before(
             _copy_bytes(target + gap, source, there * size)
 
 
+@numba.njit(nogil=True, cache=True)
+def repeated(numbers: np.ndarray) -> np.ndarray:
+    """Places of numbers that occur at an earlier place as well.
+
+    Args:
+        numbers: int64 [N], none negative.
+
+    Returns:
+        int64, ascending.
+    """
+    size = 4
+    while size < 2 * len(numbers):
+        size *= 2
+    seen = np.full(size, -1, np.int64)
+    found = np.empty(len(numbers), np.int64)
+    count = 0
+    for place in range(len(numbers)):
+        number = numbers[place]
+        # Neighbours go to cells that are far apart.
+        cell = (number * 0x9E3779B1 >> 7) & (size - 1)
+        while seen[cell] != -1 and seen[cell] != number:
+            cell = (cell + 1) & (size - 1)
+        if seen[cell] == number:
+            found[count] = place
+            count += 1
+        seen[cell] = number
+    return found[:count]
+
+
 def _address(array: np.ndarray) -> int:
     return int(array.__array_interface__["data"][0])
+
+
+# Of each array its name, dtype and row shape; alike ones are one object.
+Specs = tuple[tuple[str, np.dtype, tuple[int, ...]], ...]
+_SPECS: dict[Specs, Specs] = {}
+
+
+def specs_of(arrays: Mapping[str, np.ndarray]) -> Specs:
+    """What must be alike in all files; the same object for alike arrays.
+
+    Raises:
+        ValueError: If an array is not contiguous, or they are not equally long.
+    """
+    lengths = {len(array) for array in arrays.values()}
+    if len(lengths) > 1:
+        raise ValueError(f"arrays of one file must be equally long, got {sorted(lengths)}")
+    if not all(array.flags.c_contiguous for array in arrays.values()):
+        raise ValueError("arrays must be contiguous")
+    specs = tuple((name, array.dtype, array.shape[1:]) for name, array in arrays.items())
+    return _SPECS.setdefault(specs, specs)
+
+
+def addresses_of(arrays: Iterable[np.ndarray]) -> np.ndarray:
+    """uint64: where arrays lie, as long as they live."""
+    return np.array([_address(array) for array in arrays], np.uint64)
+
+
+def check_alike(specs: Iterable[Specs]) -> None:
+    """Raises: ValueError: If files differ in more than length."""
+    different = dict.fromkeys(specs)
+    if len(different) > 1:
+        raise ValueError(
+            f"arrays must be alike in all files, got {' and '.join(map(str, different))}"
+        )
 
 
 class RowGatherer:
@@ -91,28 +154,15 @@ class RowGatherer:
     Every file has the same arrays by name, with the same dtype and row shape, and its own length.
     """
 
-    def __init__(self, files: list[dict[str, np.ndarray]]) -> None:
+    def __init__(self, specs: Specs, sources: np.ndarray, lengths: np.ndarray) -> None:
         """Args:
-        files: For each file its arrays by name; the first axis of each counts rows.
-
-        Raises:
-            ValueError: If an array is not contiguous, or files differ in more than length.
+        specs: Of each array its name, dtype and row shape.
+        sources: uint64 [files, arrays]: where the arrays lie; they must outlive this.
+        lengths: int64 [files]: rows.
         """
-        self._files = files  # the addresses below are only good as long as the arrays live
-        self._specs = {k: (v.dtype, v.shape[1:]) for k, v in files[0].items()}
-        self._lengths = np.array([_common_length(arrays) for arrays in files], np.int64)
-        for arrays in files:
-            specs = {k: (v.dtype, v.shape[1:]) for k, v in arrays.items()}
-            if specs != self._specs:
-                raise ValueError(
-                    f"arrays must be alike in all files, got {specs} and {self._specs}"
-                )
-            if not all(v.flags.c_contiguous for v in arrays.values()):
-                raise ValueError("arrays must be contiguous")
-        self._sources = np.array([[_address(f[k]) for k in self._specs] for f in files], np.uint64)
-        sizes = [
-            int(np.prod(shape, dtype=np.int64)) * d.itemsize for d, shape in self._specs.values()
-        ]
+        self._specs, self._lengths = specs, lengths
+        self._sources = np.ascontiguousarray(sources)
+        sizes = [int(np.prod(shape, dtype=np.int64)) * d.itemsize for _, d, shape in specs]
         self._row_bytes = np.array(sizes, np.uint64)
 
     @property
@@ -144,7 +194,7 @@ class RowGatherer:
 
     def _fresh(self, leading: tuple[int, ...]) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Arrays to copy into, and their addresses."""
-        out = {k: np.empty(leading + shape, dtype) for k, (dtype, shape) in self._specs.items()}
+        out = {name: np.empty(leading + shape, dtype) for name, dtype, shape in self._specs}
         return out, np.array([_address(array) for array in out.values()], np.uint64)
 
 
@@ -157,20 +207,24 @@ class PastGatherer(RowGatherer):
 
     def __init__(
         self,
-        files: list[dict[str, np.ndarray]],
-        starts: list[np.ndarray],
+        specs: Specs,
+        sources: np.ndarray,
+        lengths: np.ndarray,
+        starts: Sequence[np.ndarray],
         count: int,
         fills: Mapping[str, int],
     ) -> None:
         """Args:
-        files: See `RowGatherer`.
+        specs: See `RowGatherer`.
+        sources: See `RowGatherer`.
+        lengths: See `RowGatherer`.
         starts: For each file int64 [S]: its segments' first rows, ascending from 0.
         count: How many rows to look back, at least 1.
         fills: Value of every byte of what lies before the segment; 0 for arrays not named.
         """
-        super().__init__(files)
+        super().__init__(specs, sources, lengths)
         self._count = count
-        self._fills = np.array([fills.get(name, 0) for name in self._specs], np.uint8)
+        self._fills = np.array([fills.get(name, 0) for name, *_ in self._specs], np.uint8)
         # All files' rows are numbered on; then one search finds the segment of any row.
         self._offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(self._lengths)])
         self._starts = np.concatenate(
@@ -204,10 +258,3 @@ class PastGatherer(RowGatherer):
             targets,
         )
         return out
-
-
-def _common_length(arrays: dict[str, np.ndarray]) -> int:
-    lengths = {len(v) for v in arrays.values()}
-    if len(lengths) != 1:
-        raise ValueError(f"arrays of one file must be equally long, got {sorted(lengths)}")
-    return lengths.pop()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,8 +10,13 @@ import numpy as np
 
 from remdm.data.plain_json import counted, typed
 from remdm.data.shard_checks import action_names_of
-from remdm.data.shards import Shard, check_kind
-from remdm.data.tensor_file import TensorFile, damage_if_wrong, write_tensor_file
+from remdm.data.shard_file import Shard, check_kind
+from remdm.data.tensor_file import (
+    DamagedFileError,
+    TensorFile,
+    damage_if_wrong,
+    write_tensor_file,
+)
 from remdm.tokens import end_token
 
 LABEL_SCHEMA_VERSION = 1
@@ -52,56 +58,90 @@ def identity_of(values: Mapping[str, Any]) -> LabelIdentity:
         ValueError: If they tell none.
     """
     oracle, version = typed(values, "oracle", str), typed(values, "version", int)
-    return LabelIdentity(oracle, version, counted(values, "plan_horizon", least=1))
+    return _one_of_each(oracle, version, counted(values, "plan_horizon", least=1))
 
 
-@dataclass(frozen=True, slots=True)
+@lru_cache(maxsize=4096)
+def _one_of_each(oracle: str, version: int, plan_horizon: int) -> LabelIdentity:
+    """The same object for the same identity: thousands of files have it."""
+    return LabelIdentity(oracle, version, plan_horizon)
+
+
+@dataclass(slots=True, eq=False)
 class Labels:
     """A label file as read-only views of the mapped file.
 
     Attributes:
-        path: The file.
+        file: The mapped file, without its metadata.
         identity: Who labelled, and how far ahead.
         shard_checksum: Checksum of the shard the labels belong to.
+        num_actions: Number of actions that plans are made of.
         plans: int8 [T, plan_horizon]: actions, then END to the last position.
         weights: float32 [T]; 0 where the oracle has no plan.
-        checksum: Stands for the contents.
-        nbytes: Size of the file.
     """
 
-    path: Path
+    file: TensorFile
     identity: LabelIdentity
     shard_checksum: str
+    num_actions: int
     plans: np.ndarray
     weights: np.ndarray
-    checksum: str
-    nbytes: int
 
     @classmethod
-    def open(cls, path: Path, *, verify_data: bool = False) -> "Labels":
+    def open(cls, path: str | Path, *, verify_data: bool = False) -> "Labels":
         """Map a label file.
 
         Args:
             path: The file.
-            verify_data: Also read everything and compare checksums.
+            verify_data: Also read everything and compare checksums; see `verify`.
 
         Raises:
             DamagedFileError: If the file is torn, altered, or no label file of a readable version.
             FileNotFoundError: If there is none.
         """
-        file = TensorFile.open(path, verify_data=verify_data)
-        check_kind(file, "labels", LABEL_SCHEMA_VERSION)
+        file = TensorFile.open(path)
+        check_kind(file, "labels", (LABEL_SCHEMA_VERSION,))
         meta = file.metadata
-        with damage_if_wrong(path):
+        try:
             identity = identity_of(meta)
             shard_checksum = typed(meta, "shard_checksum", str)
             num_actions = len(action_names_of(meta))
             plans, weights = file.array("plans"), file.array("weights")
             _check_form(plans, weights, (len(weights), identity.plan_horizon), "the file")
-            for start in range(0, len(plans) if verify_data else 0, CHUNK_STEPS):
+        except ValueError as error:
+            raise DamagedFileError(file.path, str(error)) from error
+        file.drop_metadata()
+        labels = cls(file, identity, shard_checksum, num_actions, plans, weights)
+        if verify_data:
+            labels.verify()
+        return labels
+
+    def verify(self) -> None:
+        """Read everything, compare it with its checksum, and see that they are labels.
+
+        Raises:
+            DamagedFileError: If they are not, or not those that were written.
+        """
+        self.file.verify()
+        with damage_if_wrong(self.path):
+            for start in range(0, len(self.plans), CHUNK_STEPS):
                 part = slice(start, start + CHUNK_STEPS)
-                _check_values(plans[part], weights[part], "the file", num_actions)
-        return cls(path, identity, shard_checksum, plans, weights, file.checksum, file.nbytes)
+                _check_values(self.plans[part], self.weights[part], "the file", self.num_actions)
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.file.path
+
+    @property
+    def checksum(self) -> str:
+        """Stands for the contents."""
+        return self.file.checksum
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the file."""
+        return self.file.nbytes
 
     def belongs_to(self, shard: Shard) -> bool:
         """Whether these are labels of exactly this shard."""
@@ -183,6 +223,8 @@ def label_shard(
 ) -> Path:
     """Ask the oracle for a plan at every step of a shard, and write the answers.
 
+    Where the shard was deleted meanwhile, its labels are, too.
+
     Args:
         shard: What to label.
         oracle: Whom to ask.
@@ -219,4 +261,7 @@ def label_shard(
         shard.action_names,
         shard_checksum=shard.checksum,
     )
+    # Whoever deletes a shard deletes its labels next; here they may have come too late for that.
+    if not shard.path.exists():
+        path.unlink(missing_ok=True)
     return path

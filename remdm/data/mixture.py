@@ -36,7 +36,9 @@ class DoNothingDataset(RLDataset):
         """One line for the summary of a run."""
         return "no data"
 
-    def sample(self, batch_size: int, rng: np.random.Generator) -> Window:
+    def sample(
+        self, batch_size: int, rng: np.random.Generator, rows: slice | None = None
+    ) -> Window:
         """Raises: RuntimeError: Always."""
         raise RuntimeError(
             "DoNothingDataset has nothing to draw from; set Experiment.dataset_type to "
@@ -90,14 +92,21 @@ class MixtureOfDatasets(RLDataset):
         parts = zip(self.shares, self.datasets, strict=True)
         return "; ".join(f"{share:.0%} {d.get_description()}" for share, d in parts)
 
-    def sample(self, batch_size: int, rng: np.random.Generator) -> Window:
+    def sample(
+        self, batch_size: int, rng: np.random.Generator, rows: slice | None = None
+    ) -> Window:
         """See `RLDataset`. The windows of one dataset lie together in the batch."""
         counts = rng.multinomial(batch_size, self.shares)
+        stops = np.cumsum(counts)
+        wanted = range(batch_size)[slice(None) if rows is None else rows]
         names = {name: i for i, name in enumerate(self.env_names)}
         windows = []
-        for dataset, count in zip(self.datasets, counts, strict=True):
+        for dataset, count, stop in zip(self.datasets, counts, stops, strict=True):
             if count:
-                window = dataset.sample(int(count), rng)
+                # Drawn also where no row of it is wanted, so that `rng` is alike in all processes.
+                first = stop - count
+                own = slice(max(0, wanted.start - first), max(0, wanted.stop - first))
+                window = dataset.sample(int(count), rng, own)
                 ids = np.array([names[name] for name in dataset.env_names], np.int16)
                 windows.append((window, ids[window.env_ids]))
         keys = set(windows[0][0].observations)
@@ -142,10 +151,10 @@ class MixtureOfDatasets(RLDataset):
         """See `RLDataset`."""
         return {"datasets": [d.state() for d in self.datasets]}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any], *, keep_newer: bool = False) -> None:
         """See `RLDataset`."""
         for dataset, own in zip(self.datasets, state["datasets"], strict=True):
-            dataset.restore(own)
+            dataset.restore(own, keep_newer=keep_newer)
 
     def _drawn(self) -> list[RLDataset]:
         return [d for d, share in zip(self.datasets, self.shares, strict=True) if share > 0]

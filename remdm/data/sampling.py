@@ -1,66 +1,21 @@
-"""Which steps may be drawn, how often, and the drawing itself."""
+"""How often windows may be drawn, and the drawing itself."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from remdm.data.batch import Window
-from remdm.data.contents import WindowContents, past_gatherer, stored_arrays
-from remdm.data.gather import RowGatherer
-from remdm.data.labels import Labels
-from remdm.data.shards import Shard
-from remdm.data.windows import (
-    LEAST_RETURN_FACTOR,
-    action_windows,
-    episode_outcomes,
-    history_known,
-    past_windows,
-    return_factors,
-    window_returns,
-)
+from remdm.data.contents import past_fills
+from remdm.data.gather import PastGatherer, RowGatherer, Specs, check_alike, repeated
+from remdm.data.shard_windows import OBSERVATION, PAST, PLANS, WEIGHTS, ShardWindows
 from remdm.registry import unknown_name_message
-from remdm.tokens import end_token, mask_token
 
 BALANCES = ("env", "timestep")
-TARGETS = ("plan", "oracle_actions", "executed")
-END_AFTER = ("won", "ended")
+_STEP_SPECS: Specs = (("steps", np.dtype(np.int32), ()),)
 Balance = str | Mapping[str, float]
-_PLANS, _WEIGHTS, _PAST = "plans", "weights", "past"
-
-
-def check_target(target: str) -> None:
-    """Refuse an unknown target.
-
-    Raises:
-        ValueError: If it is; names the nearest.
-    """
-    if target not in TARGETS:
-        raise ValueError(unknown_name_message("DiskTrajDataset.target", target, TARGETS))
-
-
-def check_end_after(end_after: str) -> None:
-    """Refuse an unknown word.
-
-    Raises:
-        ValueError: If it is; names the nearest.
-    """
-    if end_after not in END_AFTER:
-        raise ValueError(unknown_name_message("DiskTrajDataset.end_after", end_after, END_AFTER))
-
-
-def check_return_weight_cap(cap: float | None) -> None:
-    """Refuse a largest factor below the smallest.
-
-    Raises:
-        ValueError: If it is.
-    """
-    if cap is not None and not cap >= LEAST_RETURN_FACTOR:
-        raise ValueError(
-            f"DiskTrajDataset.return_weight_cap must be at least {LEAST_RETURN_FACTOR}, the factor "
-            f"of a window without rewards, got {cap}; None weighs no window by its rewards."
-        )
 
 
 def check_balance(balance: Balance) -> None:
@@ -81,65 +36,38 @@ def check_balance(balance: Balance) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class ShardTargets:
-    """What is to be learnt at the T steps of a shard.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tables:
+    """Which windows there are; E environments, S shards.
+
+    Windows are numbered: those of an environment follow one another, and of them those of a shard.
 
     Attributes:
-        plans: int8 [T, plan_horizon].
-        weights: float32 [T]; 0 where nothing is to be learnt.
+        sizes: int64 [E, S]: windows by environment and shard.
+        counts: int64 [E]: windows by environment.
+        shares: float64 [E]: probability that a drawn window is of an environment.
+        share_limits: float64 [E]: sums of shares up to and with each environment.
+        starts: int64 [E]: number of the first window of an environment.
+        limits: int64 [E * S]: where the windows of environment e and shard s end.
     """
 
-    plans: np.ndarray
-    weights: np.ndarray
+    sizes: np.ndarray
+    counts: np.ndarray
+    shares: np.ndarray
+    share_limits: np.ndarray
+    starts: np.ndarray
+    limits: np.ndarray
 
-
-def shard_targets(
-    shard: Shard,
-    labels: Labels | None,
-    target: str,
-    plan_horizon: int,
-    end_after: str = "won",
-) -> ShardTargets:
-    """Plan targets of a shard.
-
-    Args:
-        shard: The steps.
-        labels: Their labels; not read where `target` is "executed".
-        target: "plan" for the oracle's plans, "oracle_actions" for the first actions of its plans
-            at t, t + 1, ..., "executed" for the actions that were taken. The last two go to the
-            segment's end, and over it with END where `end_after` allows it; other windows over
-            the end, and those that need an action the oracle did not give, have weight 0.
-        plan_horizon: Tokens per plan.
-        end_after: "won" for END after episodes that were won, "ended" for END after all that came
-            to their own end (`terminated`), not after those that were cut.
-    """
-    if target == "executed":
-        actions, weights = shard.steps.actions, np.ones(shard.num_steps, np.float32)
-    else:
-        if labels is None:
-            raise ValueError(f"target {target!r} needs labels of {shard.path}")
-        if target == "plan":
-            return ShardTargets(labels.plans, labels.weights)
-        actions, weights = labels.plans[:, 0], labels.weights
-    if end_after == "ended":
-        ended = shard.steps.terminated[shard.offsets[1:] - 1]
-    else:
-        ended = np.array([s.won is True for s in shard.segments])
-    end = end_token(len(shard.action_names))
-    plans, drawable = action_windows(actions, weights > 0, shard.offsets, ended, plan_horizon, end)
-    return ShardTargets(plans, np.where(drawable, weights, np.float32(0)))
-
-
-def won_steps(shards: Sequence[Shard]) -> list[np.ndarray]:
-    """For each shard bool [T]: the step belongs to an episode that was won in the end."""
-    outcomes = episode_outcomes([s for shard in shards for s in shard.segments])
-    flags, start = [], 0
-    for shard in shards:
-        won = [outcome is True for outcome in outcomes[start : start + len(shard.segments)]]
-        flags.append(np.repeat(won, np.diff(shard.offsets)))
-        start += len(shard.segments)
-    return flags
+    @classmethod
+    def of(cls, sizes: np.ndarray, env_names: tuple[str, ...], balance: Balance) -> "_Tables":
+        counts = sizes.sum(1)
+        shares = _shares(counts, env_names, balance)
+        share_limits = np.cumsum(shares)
+        # Rounding must not leave a gap above the last environment that has a share.
+        if shares.any():
+            share_limits[np.flatnonzero(shares)[-1] :] = 1.0
+        starts = np.cumsum(counts) - counts
+        return cls(sizes, counts, shares, share_limits, starts, np.cumsum(sizes.ravel()))
 
 
 class WindowIndex:
@@ -147,82 +75,47 @@ class WindowIndex:
 
     Attributes:
         env_names: Environments that occur, sorted; `Window.env_ids` are places in it.
-        counts: int64 [E]: windows by environment.
-        shares: float64 [E]: probability that a drawn window is of an environment.
         row_nbytes: Bytes of one window.
     """
 
     def __init__(
         self,
-        shards: Sequence[Shard],
-        targets: Sequence[ShardTargets],
+        parts: Sequence[ShardWindows],
         *,
         balance: Balance,
-        contents: WindowContents,
-        allowed: Sequence[np.ndarray] | None = None,
-        return_weight_cap: float | None = None,
+        history: int = 0,
+        verify: Callable[[ShardWindows], bool] | None = None,
     ) -> None:
         """Args:
-        shards: At least one, in a fixed order.
-        targets: What is to be learnt in each of them.
+        parts: The windows of each shard; at least one, in a fixed order.
         balance: "env" for equal shares, "timestep" for equal chances of all steps, or shares
             by environment.
-        contents: What a window holds. Steps whose history is not in their shard as far as the
-            episode had begun are not drawn.
-        allowed: For each shard bool [T]: steps that may be drawn; all when None.
-        return_weight_cap: Weights are multiplied by `return_factors` with this cap, shard by
-            shard; not at all when None.
+        history: Steps that windows look back.
+        verify: Called before a shard is first drawn from: whether its contents are those that
+            were written. The others are left out. All are believed when None.
 
         Raises:
             ValueError: If shards do not fit together, or nothing has a positive share.
         """
-        self.env_names = tuple(sorted({s.env for shard in shards for s in shard.segments}))
-        keys, past_keys = contents.names(tuple(shards[0].steps.observations))
-        look_back = contents.history if past_keys else 0
-        drawable = [
-            (target.weights > 0) & _history_known(shard, look_back)
-            for shard, target in zip(shards, targets, strict=True)
-        ]
-        if allowed is not None:
-            drawable = [both & flags for both, flags in zip(drawable, allowed, strict=True)]
-        self._build_tables(shards, drawable)
-        self.shares = _shares(self.counts, self.env_names, balance)
-        self._share_limits = np.cumsum(self.shares)
-        # Rounding must not leave a gap above the last environment that has a share.
-        if self.shares.any():
-            self._share_limits[np.flatnonzero(self.shares)[-1] :] = 1.0
-        if return_weight_cap is not None:
-            targets = [
-                _weighed_by_return(shard, target, flags, return_weight_cap)
-                for shard, target, flags in zip(shards, targets, drawable, strict=True)
-            ]
-        self._gatherer = RowGatherer(
-            [
-                _arrays(shard, target, keys, contents.past_actions)
-                for shard, target in zip(shards, targets, strict=True)
-            ]
-        )
-        self._before = past_gatherer(shards, past_keys, look_back) if look_back else None
+        self._parts, self._balance, self._verify = parts, balance, verify
+        self.env_names = tuple(sorted({name for part in parts for name in part.shard.envs}))
+        sizes, self._first = _sizes(parts, self.env_names)
+        self._tables = _Tables.of(sizes, self.env_names, balance)
+        self._unseen = None if verify is None else np.ones(len(parts), np.bool_)
+        self._leaving_out = threading.Lock()
+        self._steps, self._gatherer, self._before = _gatherers(parts, history)
         self.row_nbytes = self._gatherer.row_nbytes
         self.row_nbytes += 0 if self._before is None else self._before.row_nbytes
 
-    def _build_tables(self, shards: Sequence[Shard], drawable: Sequence[np.ndarray]) -> None:
-        """For each environment the drawable steps, shard after shard.
+    @property
+    def counts(self) -> np.ndarray:
+        """int64 [E]: windows by environment."""
+        return self._tables.counts
 
-        `_steps[_starts[e] : _starts[e + 1]]` are the steps within their shards; `_bounds[e]`
-        holds, for each shard, how many of them lie in it and in the shards before.
-        """
-        ids = {name: i for i, name in enumerate(self.env_names)}
-        found: list[list[np.ndarray]] = [[] for _ in ids]
-        for shard, flags in zip(shards, drawable, strict=True):
-            env = np.array([ids[s.env] for s in shard.segments]).repeat(np.diff(shard.offsets))
-            for i, steps in enumerate(found):
-                steps.append(np.flatnonzero(flags & (env == i)).astype(np.int32))
-        sizes = np.array([[len(s) for s in steps] for steps in found], np.int64)
-        self._bounds = np.cumsum(sizes, 1)
-        self.counts = self._bounds[:, -1]
-        self._starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.counts)])
-        self._steps = np.concatenate([s for steps in found for s in steps])
+    @property
+    def shares(self) -> np.ndarray:
+        """float64 [E]: probability that a drawn window is of an environment."""
+        return self._tables.shares
 
     @property
     def num_windows(self) -> int:
@@ -232,59 +125,156 @@ class WindowIndex:
     def draw(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
         """Draw windows: an environment by its share, then one of its steps uniformly.
 
+        No window is drawn twice in one call, as long as no environment has fewer than are drawn
+        from it; of one that has fewer, windows are drawn independently and repeat. What this does
+        to the distribution: how many windows are of each environment is as without it
+        (multinomial by the shares), and each single window drawn is uniform in its environment;
+        but those of one environment are a simple random sample without replacement, every set of
+        them equally likely, in place of independent draws.
+
+        Where a shard that is drawn from turns out damaged, the windows are drawn as if it had not
+        been there.
+
         Returns:
             Three int64 [count]: environment, shard, step within the shard.
 
         Raises:
             RuntimeError: If there is nothing to draw.
         """
-        if not self.shares.any():
-            raise RuntimeError("there is no labelled step to draw; see ready_for_training")
-        env = self._share_limits.searchsorted(rng.random(count), "right")
-        rank = (rng.random(count) * self.counts[env]).astype(np.int64)
-        # A product of a number below 1 may still round up to the count itself.
-        rank = np.minimum(rank, self.counts[env] - 1)
-        shard = np.empty(count, np.int64)
-        for i in np.unique(env):
-            chosen = env == i
-            shard[chosen] = self._bounds[i].searchsorted(rank[chosen], "right")
-        return env, shard, self._steps[self._starts[env] + rank].astype(np.int64)
+        while True:
+            tables = self._tables
+            if not tables.shares.any():
+                raise RuntimeError("there is no labelled step to draw; see ready_for_training")
+            state = None if self._unseen is None else rng.bit_generator.state
+            env, number = _draw(tables, count, rng)
+            cell = tables.limits.searchsorted(number, "right")
+            shard = cell - env * tables.sizes.shape[1]
+            if self._may_draw(shard):
+                break
+            assert state is not None, "nothing is left out of what is believed"
+            rng.bit_generator.state = state
+        place = number - tables.limits[cell] + tables.sizes[env, shard] + self._first[env, shard]
+        return env, shard, self._steps.gather(shard, place)["steps"].astype(np.int64)
 
-    def sample(self, batch_size: int, rng: np.random.Generator) -> Window:
-        """Draw windows and copy them."""
+    def _may_draw(self, shard: np.ndarray) -> bool:
+        """Verify shards that were not seen yet; False if some of them are left out from now on."""
+        unseen = self._unseen
+        if unseen is None or self._verify is None:
+            return True
+        damaged = []
+        for place in np.unique(shard[unseen[shard]]).tolist():
+            if self._verify(self._parts[place]):
+                unseen[place] = False
+            else:
+                damaged.append(place)
+        if not damaged:
+            if not unseen.any():
+                self._unseen = None
+            return True
+        with self._leaving_out:
+            sizes = self._tables.sizes.copy()
+            sizes[:, damaged] = 0
+            self._tables = _Tables.of(sizes, self.env_names, self._balance)
+        return False
+
+    def sample(
+        self, batch_size: int, rng: np.random.Generator, rows: slice | None = None
+    ) -> Window:
+        """Draw windows, and copy those of them that are in `rows`; all when None."""
         env, shard, step = self.draw(batch_size, rng)
+        if rows is not None:
+            env, shard, step = env[rows], shard[rows], step[rows]
         arrays = self._gatherer.gather(shard, step)
-        plans, weights = arrays.pop(_PLANS), arrays.pop(_WEIGHTS)
-        past = arrays.pop(_PAST, None)
-        observations = {k.removeprefix("obs/"): v for k, v in arrays.items()}
+        plans, weights = arrays.pop(PLANS), arrays.pop(WEIGHTS)
+        past = arrays.pop(PAST, None)
+        observations = {k.removeprefix(OBSERVATION): v for k, v in arrays.items()}
         if self._before is not None:
             observations |= self._before.gather(shard, step)
         return Window(observations, plans, weights, env.astype(np.int16), past)
 
 
-def _arrays(
-    shard: Shard, target: ShardTargets, keys: tuple[str, ...], past_actions: int
-) -> dict[str, np.ndarray]:
-    stored = stored_arrays(shard, keys)
-    arrays = {f"obs/{key}": stored[key] for key in keys}
-    if past_actions:
-        mask = mask_token(len(shard.action_names))
-        arrays[_PAST] = past_windows(shard.steps.actions, shard.offsets, past_actions, mask)
-    return arrays | {_PLANS: target.plans, _WEIGHTS: target.weights}
+def _gatherers(
+    parts: Sequence[ShardWindows], history: int
+) -> tuple[RowGatherer, RowGatherer, PastGatherer | None]:
+    """What copies the numbers of drawable steps, windows, and the steps before them.
+
+    Raises:
+        ValueError: If the arrays of shards are not alike.
+    """
+    check_alike([part.row_specs for part in parts])
+    check_alike([part.past_specs for part in parts])
+    rows, past = parts[0].row_specs, parts[0].past_specs
+    sources = np.concatenate([part.addresses for part in parts]).reshape(len(parts), -1)
+    windows = np.array([part.counts.sum() for part in parts])
+    lengths = np.array([part.shard.num_steps for part in parts])
+    steps = RowGatherer(_STEP_SPECS, sources[:, :1], windows)
+    own = RowGatherer(rows, sources[:, 1 : 1 + len(rows)], lengths)
+    if not past:
+        return steps, own, None
+    starts = [part.shard.offsets[:-1] for part in parts]
+    fills = past_fills(parts[0].shard.action_names)
+    before = PastGatherer(past, sources[:, 1 + len(rows) :], lengths, starts, history, fills)
+    return steps, own, before
 
 
-def _history_known(shard: Shard, count: int) -> np.ndarray:
-    first_steps = np.array([s.first_step for s in shard.segments])
-    return history_known(first_steps, shard.offsets, count)
+def _draw(tables: _Tables, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Environments and numbers of windows, two int64 [count]."""
+    env = tables.share_limits.searchsorted(rng.random(count), "right")
+    number = _numbers(tables, env, rng)
+    again = repeated(number)
+    if len(again):
+        _replace_repeated(tables, env, number, again, rng)
+    return env, number
 
 
-def _weighed_by_return(
-    shard: Shard, target: ShardTargets, drawable: np.ndarray, cap: float
-) -> ShardTargets:
-    horizon = target.plans.shape[1]
-    returns = window_returns(shard.steps.rewards, shard.offsets, horizon)
-    factors = return_factors(returns, drawable, cap)
-    return replace(target, weights=(target.weights * factors).astype(np.float32))
+def _numbers(tables: _Tables, env: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Numbers of windows, one of each environment named, uniform and independent."""
+    counts = tables.counts[env]
+    rank = (rng.random(len(env)) * counts).astype(np.int64)
+    # A product of a number below 1 may still round up to the count itself.
+    return tables.starts[env] + np.minimum(rank, counts - 1)
+
+
+def _replace_repeated(
+    tables: _Tables,
+    env: np.ndarray,
+    number: np.ndarray,
+    again: np.ndarray,
+    rng: np.random.Generator,
+) -> None:
+    """Draw the places `again` anew until no window occurs twice, where that can be."""
+    counts = tables.counts
+    drawn = np.bincount(env, minlength=len(counts))
+    for i in np.flatnonzero((drawn > counts // 2) & (drawn <= counts)):
+        # Few would be left over: a shuffled list is faster than many attempts.
+        number[env == i] = tables.starts[i] + rng.permutation(counts[i])[: drawn[i]]
+    few = drawn <= counts // 2
+    again = again[few[env[again]]]
+    while len(again):
+        number[again] = _numbers(tables, env[again], rng)
+        again = repeated(number)
+        again = again[few[env[again]]]
+
+
+def _sizes(
+    parts: Sequence[ShardWindows], env_names: tuple[str, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two int64 [E, S]: how many steps of each environment a part has, and at which place of its
+    steps they begin.
+    """
+    ids = {name: i for i, name in enumerate(env_names)}
+    # Most parts have the same environments, so their places are looked up once.
+    envs = [part.shard.envs for part in parts]
+    places = {kind: np.array([ids[name] for name in kind]) for kind in set(envs)}
+    env = np.concatenate([places[kind] for kind in envs])
+    each = np.concatenate([part.counts for part in parts])
+    lengths = np.array([len(part.counts) for part in parts])
+    shard = np.arange(len(parts)).repeat(lengths)
+    before = np.cumsum(each) - each
+    sizes, first = np.zeros((2, len(env_names), len(parts)), np.int64)
+    sizes[env, shard] = each
+    first[env, shard] = before - before[np.cumsum(lengths) - lengths].repeat(lengths)
+    return sizes, first
 
 
 def _shares(counts: np.ndarray, env_names: tuple[str, ...], balance: Balance) -> np.ndarray:

@@ -1,13 +1,17 @@
 """What must hold in a shard, whoever wrote it. All raise ValueError where it does not."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from remdm.data.plain_json import counted, typed
 from remdm.data.records import STEP_DTYPES, Segment, StepArrays
+from remdm.data.segment_table import UNKNOWN, SegmentTable
 
+_OFFSETS_DTYPE = np.dtype(np.int64)
+NO_MATCH = "its offsets do not match its segments"
 # MASK and END follow the actions, and plans are int8.
 MOST_ACTIONS = int(np.iinfo(np.int8).max) - 2
 _SEGMENT_TYPES: dict[str, tuple[type, ...]] = {
@@ -28,16 +32,14 @@ def action_names_of(metadata: Mapping[str, Any]) -> tuple[str, ...]:
     Raises:
         ValueError: If there are none, or more than plans can hold.
     """
-    names = typed(metadata, "action_names", list)
-    if not all(type(name) is str for name in names):
-        raise ValueError("its action_names are not all words")
+    names = names_of(metadata, "action_names")
     if not 1 <= len(names) <= MOST_ACTIONS:
         raise ValueError(f"it must have 1 to {MOST_ACTIONS} actions, got {len(names)}")
-    return tuple(names)
+    return names
 
 
 def segments_of(metadata: Mapping[str, Any]) -> tuple[Segment, ...]:
-    """The segments that metadata tell.
+    """The segments that the metadata of a shard of schema version 1 tell.
 
     Raises:
         ValueError: If there are none, or one of them makes no sense.
@@ -56,42 +58,61 @@ def _segment(values: Any) -> Segment:
     return Segment(**{name: typed(values, name, *kinds) for name, kinds in _SEGMENT_TYPES.items()})
 
 
-def check_steps(
-    segments: Sequence[Segment], offsets: np.ndarray, steps: StepArrays, num_actions: int
-) -> None:
-    """See that segments, offsets and steps tell one story.
+def names_of(metadata: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """The list of words that metadata have under a name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    found = typed(metadata, name, list)
+    if not all(type(word) is str for word in found):
+        raise ValueError(f"its {name} are not all words")
+    return _one_of_each(tuple(found))
+
+
+@lru_cache(maxsize=4096)
+def _one_of_each(words: tuple[str, ...]) -> tuple[str, ...]:
+    """The same tuple for the same words: thousands of shards have them."""
+    return words
+
+
+def check_steps(table: SegmentTable, steps: StepArrays, num_actions: int) -> None:
+    """See that segments and steps tell one story.
 
     Args:
-        segments: At least one.
-        offsets: What should be int64 [S + 1].
+        table: The segments; one at least.
         steps: What should be T steps.
         num_actions: Number of actions.
 
     Raises:
         ValueError: If they do not.
     """
-    _check_form("offsets", offsets, np.dtype(np.int64))
+    _check_form("offsets", table.offsets, _OFFSETS_DTYPE)
     for name, dtype in STEP_DTYPES.items():
         _check_form(name, getattr(steps, name), dtype)
+    count = len(steps)
     for name, array in steps.named().items():
-        if len(array) != len(steps):
-            raise ValueError(f"{name} has {len(array)} steps, actions have {len(steps)}")
-    lengths = [s.length for s in segments]
+        if len(array) != count:
+            raise ValueError(f"{name} has {len(array)} steps, actions have {count}")
+    table.check()
+    offsets = table.offsets
+    if len(offsets) != len(table.rows) + 1 or offsets[0] != 0 or offsets[-1] != count:
+        raise ValueError(NO_MATCH)
+    lengths = table.lengths
     # No length beyond all steps: sums of larger ones could come round to the right number.
-    fits = len(offsets) == len(segments) + 1 and max(lengths) <= len(steps)
-    if not fits or offsets[0] != 0 or offsets[-1] != len(steps):
-        raise ValueError("its offsets do not match its segments")
-    if not np.array_equal(np.diff(offsets), lengths):
-        raise ValueError("its offsets do not match its segments")
-    ends = np.flatnonzero(steps.terminated | steps.truncated)
-    final = np.array([s.final for s in segments])
-    if not np.array_equal(ends, offsets[1:][final] - 1):
+    if lengths.min() < 1 or lengths.max() > count:
+        raise ValueError(NO_MATCH)
+    ends = (steps.terminated | steps.truncated).nonzero()[0]
+    final = offsets[1:][table.outcome != UNKNOWN] - 1
+    if len(ends) != len(final) or not (ends == final).all():
         raise ValueError("episodes end elsewhere than at the end of final segments")
-    if steps.actions.min() < 0 or steps.actions.max() >= num_actions:
+    # What is negative is large as an unsigned number.
+    if steps.actions.view(np.uint8).max() >= num_actions:
         raise ValueError(f"it has actions outside 0..{num_actions - 1}")
 
 
 def _check_form(name: str, array: np.ndarray, dtype: object) -> None:
+    """Raises: ValueError: If an array has another dtype, or not one axis."""
     if array.dtype != dtype:
         raise ValueError(f"{name} has dtype {array.dtype}, it must be {dtype}")
     if array.ndim != 1:

@@ -8,6 +8,7 @@ import json
 import math
 import re
 import reprlib
+import sys
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -97,7 +98,8 @@ def views_of(table: Mapping[str, Any], data: np.ndarray) -> dict[str, np.ndarray
     views, end = {}, 0
     for name, entry in table.items():
         try:
-            views[name], end = _view(entry, data, end)
+            # One word for thousands of files.
+            views[sys.intern(name)], end = _view(entry, data, end)
         except ValueError as error:
             raise ValueError(f"array {reprlib.repr(name)}: {error}") from error
     if end != len(data):

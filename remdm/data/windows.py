@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+import numba
 import numpy as np
 
 from remdm.data.records import Segment
+from remdm.data.segment_table import UNKNOWN, WON, SegmentTable
 
 # A window that earned nothing still counts for a little.
 LEAST_RETURN_FACTOR = 0.1
@@ -36,23 +38,38 @@ def action_windows(
         plans: int8 [T, plan_horizon].
         drawable: bool [T].
     """
-    total = len(actions)
-    lengths = np.diff(offsets)
-    stops = np.repeat(offsets[1:], lengths)
-    may_end = np.repeat(ended, lengths)
-    plans = np.full((total, plan_horizon), end, np.int8)
-    over = np.zeros(total, np.bool_)
-    drawable = np.ones(total, np.bool_)
-    # One pass per position: [T] temporaries instead of an index array [T, plan_horizon].
-    steps = np.arange(total)
-    for position in range(plan_horizon):
-        inside = steps + position < stops
-        source = np.minimum(steps + position, total - 1)
-        drawable &= over | np.where(inside, known[source], may_end)
-        token = np.where(inside & ~over, actions[source], end)
-        plans[:, position] = token
-        over |= token == end
+    plans = np.empty((len(actions), plan_horizon), np.int8)
+    drawable = np.empty(len(actions), np.bool_)
+    _fill_windows(actions, known, offsets, ended, end, plans, drawable)
     return plans, drawable
+
+
+@numba.njit(nogil=True, cache=True)
+def _fill_windows(
+    actions: np.ndarray,
+    known: np.ndarray,
+    offsets: np.ndarray,
+    ended: np.ndarray,
+    end: int,
+    plans: np.ndarray,
+    drawable: np.ndarray,
+) -> None:
+    horizon = plans.shape[1]
+    for segment in range(len(ended)):
+        stop = offsets[segment + 1]
+        for step in range(offsets[segment], stop):
+            over, fits = False, True
+            for position in range(horizon):
+                source = step + position
+                if not over:
+                    if source < stop:
+                        fits = fits and known[source]
+                        over = actions[source] == end
+                    else:
+                        fits = fits and ended[segment]
+                        over = True
+                plans[step, position] = end if over else actions[source]
+            drawable[step] = fits
 
 
 def past_windows(actions: np.ndarray, offsets: np.ndarray, count: int, mask: int) -> np.ndarray:
@@ -155,3 +172,28 @@ def episode_outcomes(segments: Sequence[Segment]) -> list[bool | None]:
         else:
             waiting[(*episode, s.first_step + s.length)] = chain
     return outcomes
+
+
+def won_steps(tables: Sequence[SegmentTable]) -> list[np.ndarray]:
+    """For each shard bool [T]: the step belongs to an episode that was won in the end.
+
+    Args:
+        tables: The segments of all shards, in the order in which they were recorded.
+    """
+    # Most segments are whole episodes, which tell their outcome themselves.
+    pieces = [
+        np.flatnonzero((table.first_step > 0) | (table.outcome == UNKNOWN)) for table in tables
+    ]
+    segments = [
+        segment
+        for table, places in zip(tables, pieces, strict=True)
+        for segment in table.segments(places.tolist())
+    ]
+    outcomes, start, flags = episode_outcomes(segments), 0, []
+    for table, places in zip(tables, pieces, strict=True):
+        won = table.outcome == WON
+        own = outcomes[start : start + len(places)]
+        won[places] = [outcome is True for outcome in own]
+        start += len(places)
+        flags.append(won.repeat(table.lengths))
+    return flags

@@ -1,13 +1,18 @@
 """Small recordings whose every step can be recognised, and an oracle for them."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from remdm.data.datasets import DiskTrajDataset, RLDataset
+from remdm.data.generation import Manifest
 from remdm.data.records import Segment, StepArrays
-from remdm.data.shards import shard_name, write_shard
+from remdm.data.shards import Shard, shard_name, write_shard
+from remdm.data.tensor_file import write_tensor_file
 
 ACTIONS = ("LEFT", "RIGHT", "JUMP")
 END = len(ACTIONS) + 1
@@ -62,6 +67,31 @@ def put_shard(
     path = folder / shard_name(epoch, collector, sequence, total)
     write_shard(path, [s for s, _ in pieces], [a for _, a in pieces], actions)
     return path
+
+
+def as_version_1(path: Path) -> Path:
+    """Write a shard as the first version of the format had it."""
+    shard = Shard.open(path)
+    facts = {
+        "kind": "shard",
+        "schema_version": 1,
+        "action_names": list(shard.action_names),
+        "segments": [asdict(segment) for segment in shard.segments],
+    }
+    arrays = {n: [a.copy()] for n, a in shard.file.tensors.items() if n != "segments"}
+    write_tensor_file(path, arrays, facts, "an old shard")
+    return path
+
+
+def manifest_as_version_1(manifest: Manifest) -> dict[str, Any]:
+    """A manifest as the first version of the format had it."""
+    values = json.loads(json.dumps(asdict(manifest)))
+    for shard in values["shards"]:
+        del shard["verified"]
+        shard["env_steps"] = {"a": shard["steps"]}
+        if shard["labels"]:
+            del shard["labels"]["verified"]
+    return {"schema_version": 1, **values}
 
 
 class TraceOracle:

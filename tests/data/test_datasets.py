@@ -251,7 +251,8 @@ def test_an_experiment_tells_what_windows_are_needed(tmp_path):
         trainers={"planner": SimpleNamespace(agent=agent), "b": SimpleNamespace(agent=beside)},
         oracle=TraceOracle(),
         augment=None,
-        envs=SimpleNamespace(action_names=ACTIONS),
+        kind=SimpleNamespace(action_names=ACTIONS),
+        role=SimpleNamespace(learns=True),
         accelerator=SimpleNamespace(
             num_processes=1, process_index=0, wait_for_everyone=lambda: None
         ),

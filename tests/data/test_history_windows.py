@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from remdm.data.datasets import DiskTrajDataset, MixtureOfDatasets
-from remdm.data.gather import PastGatherer
+from remdm.data.gather import PastGatherer, addresses_of, specs_of
 from remdm.data.shards import RecordingBuffer, Shard
 from remdm.data.windows import history_known
 from remdm.envs.history import HistoryVecEnv
@@ -193,7 +193,8 @@ def test_an_experiment_tells_how_far_agents_look_back(tmp_path):
         trainers={"planner": SimpleNamespace(agent=agent)},
         oracle=oracle,
         augment=None,
-        envs=SimpleNamespace(action_names=ACTIONS),
+        kind=SimpleNamespace(action_names=ACTIONS),
+        role=SimpleNamespace(learns=True),
         accelerator=None,
         has_dset_edit_rights=True,
     )
@@ -257,8 +258,10 @@ def test_rows_before_a_row_are_gathered_within_its_segment():
     starts = [np.array([0, 2]), np.array([0]), np.array([0, 1, 2, 15])]
     file = np.repeat(np.arange(3), sizes)
     row = np.concatenate([np.arange(n) for n in sizes])
+    specs, sources = specs_of(files[0]), np.stack([addresses_of(f.values()) for f in files])
+    rows = specs, sources, np.array(sizes)
     for count in (1, 4, 50):
-        got = PastGatherer(files, starts, count, {"y": 9}).gather(file, row)
+        got = PastGatherer(*rows, starts, count, {"y": 9}).gather(file, row)
         assert got["x"].shape == (38, count, 2, 3)
         for i, (f, r) in enumerate(zip(file, row, strict=True)):
             begin = starts[f][starts[f] <= r].max()
@@ -268,4 +271,4 @@ def test_rows_before_a_row_are_gathered_within_its_segment():
                 np.testing.assert_array_equal(got["x"][i, -back], x)
                 assert got["y"][i, -back] == (files[f]["y"][r - back] if here else 9)
     with pytest.raises(IndexError, match="outside its file"):
-        PastGatherer(files, starts, 2, {}).gather(np.array([1]), np.array([1]))
+        PastGatherer(*rows, starts, 2, {}).gather(np.array([1]), np.array([1]))

@@ -4,16 +4,12 @@ import os
 
 import pytest
 
-from remdm.data.manifest import (
-    MANIFESTS_KEPT,
-    DatasetFolder,
-    Limits,
-    Manifest,
-    load_manifest,
-    refresh_manifest,
-    rewind_manifest,
-)
+from remdm.data.eviction import Limits
+from remdm.data.folder import DatasetFolder
+from remdm.data.generation import Manifest
+from remdm.data.manifest import MANIFESTS_KEPT, load_manifest, rewind_manifest
 from remdm.data.opened import OpenFiles
+from remdm.data.scan import Scanner
 from tests.data.recorded import HORIZON, TraceOracle, dataset, piece, put_shard
 
 
@@ -24,7 +20,7 @@ class Stock:
         self.folder = DatasetFolder(root)
         self.folder.make()
         self.limits = Limits(**limits)
-        self.files = OpenFiles(self.folder.set_aside)
+        self.scanner = Scanner(self.folder, OpenFiles(self.folder.set_aside))
 
     def put(self, *epochs: int, protected: bool = False) -> None:
         place = self.folder.protected if protected else self.folder.shards
@@ -32,7 +28,7 @@ class Stock:
             put_shard(place, [piece("a", epoch, 0, 10)], epoch=epoch)
 
     def scan(self) -> Manifest:
-        return refresh_manifest(self.folder, self.limits, self.files)
+        return self.scanner.refresh(self.limits)
 
     def on_disk(self) -> list[int]:
         return [epoch(p.name) for p in self.folder.shard_paths()]
@@ -58,7 +54,7 @@ def test_a_scan_finds_shards_in_the_order_of_making_and_protected_ones_first(sto
     assert epochs(manifest) == [7, 2, 3, 10]
     assert [e.protected for e in manifest.shards] == [True, False, False, False]
     entry = manifest.shards[0]
-    assert (entry.steps, entry.env_steps, entry.labels) == (10, {"a": 10}, None)
+    assert (entry.steps, entry.verified, entry.labels) == (10, True, None)
     assert entry.bytes == (stock.folder.protected / entry.name).stat().st_size
 
 

@@ -3,7 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from remdm.data.gather import RowGatherer
+from remdm.data.gather import RowGatherer, addresses_of, check_alike, specs_of
 from tests.data.recorded import ACTIONS, END, HORIZON, TraceOracle, dataset, piece, put_shard
 
 SIZES = {"a": 400, "b": 40, "c": 15}
@@ -223,6 +223,13 @@ def test_only_won_episodes_are_drawn_when_asked_to(tmp_path):
     assert trace[trace[:, 0] == 3, 1].max() < 8  # the last piece has no labels yet
 
 
+def gatherer(files):
+    specs = [specs_of(arrays) for arrays in files]
+    check_alike(specs)
+    sources = np.stack([addresses_of(arrays.values()) for arrays in files])
+    return RowGatherer(specs[0], sources, np.array([len(arrays["x"]) for arrays in files]))
+
+
 def test_rows_are_gathered_from_where_they_lie():
     rng = np.random.default_rng(0)
     files = [
@@ -231,17 +238,17 @@ def test_rows_are_gathered_from_where_they_lie():
     lengths = np.array([5, 1, 30])
     file = rng.integers(0, 3, 200)
     row = (rng.random(200) * lengths[file]).astype(np.int64)
-    got = RowGatherer(files).gather(file, row)
+    got = gatherer(files).gather(file, row)
     for i in range(200):
         np.testing.assert_array_equal(got["x"][i], files[file[i]]["x"][row[i]])
         assert got["y"][i] == files[file[i]]["y"][row[i]]
 
 
 def test_a_row_outside_its_file_is_refused():
-    gatherer = RowGatherer([{"x": np.zeros(3)}, {"x": np.zeros(5)}])
+    of_two = gatherer([{"x": np.zeros(3)}, {"x": np.zeros(5)}])
     for file, row in ((0, 3), (1, 5), (0, -1)):
         with pytest.raises(IndexError, match="outside its file"):
-            gatherer.gather(np.array([file]), np.array([row]))
+            of_two.gather(np.array([file]), np.array([row]))
 
 
 @pytest.mark.parametrize(
@@ -249,4 +256,4 @@ def test_a_row_outside_its_file_is_refused():
 )
 def test_files_that_differ_in_more_than_length_are_refused(other):
     with pytest.raises(ValueError, match="alike"):
-        RowGatherer([{"x": np.zeros(3)}, other])
+        gatherer([{"x": np.zeros(3)}, other])

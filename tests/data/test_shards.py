@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from remdm.data.segment_table import SegmentTable
 from remdm.data.shards import RecordingBuffer, Shard, shard_name, write_shard
-from remdm.data.tensor_file import DamagedFileError, write_tensor_file
+from remdm.data.tensor_file import DamagedFileError, TensorFile, write_tensor_file
 from remdm.envs.making import make_vec_env
-from tests.data.recorded import ACTIONS, piece, put_shard
+from tests.data.recorded import ACTIONS, as_version_1, piece, put_shard
 
 MAZE, ROOM = "Gridworld-Maze-9x9-v0", "Gridworld-Room-9x9-v0"
 
@@ -44,13 +45,14 @@ def test_steps_without_a_segment_are_refused(tmp_path):
 def damaged(tmp_path: Path, *, tensors=None, **metadata) -> Path:
     """A shard with something wrong in it that its checksums do not tell."""
     segment, arrays = piece("a", 3, 0, 4)
-    parts = {"offsets": [np.array([0, 4])]} | {k: [v] for k, v in arrays.named().items()}
-    parts |= {k: [v] for k, v in (tensors or {}).items()}
+    parts = {"offsets": [np.array([0, 4])], "segments": [SegmentTable.of([segment]).rows]}
+    parts |= {k: [v] for k, v in (arrays.named() | (tensors or {})).items()}
     facts = {
         "kind": "shard",
-        "schema_version": 1,
+        "schema_version": 2,
         "action_names": ACTIONS,
-        "segments": [dataclasses.asdict(segment)],
+        "envs": ["a"],
+        "collectors": ["main"],
     }
     path = tmp_path / "damaged"
     write_tensor_file(path, parts, facts | metadata, "a damaged shard")
@@ -60,7 +62,7 @@ def damaged(tmp_path: Path, *, tensors=None, **metadata) -> Path:
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        ({"schema_version": 2}, "schema version 2; a shard of schema version 1 can be read"),
+        ({"schema_version": 3}, "schema version 3; a shard of schema version 1 or 2 can be read"),
         ({"kind": "labels"}, "it holds a labels"),
         ({"tensors": {"offsets": np.array([0, 3])}}, "offsets do not match its segments"),
         ({"tensors": {"offsets": np.array([0, 2, 4])}}, "offsets do not match its segments"),
@@ -74,6 +76,26 @@ def damaged(tmp_path: Path, *, tensors=None, **metadata) -> Path:
 def test_contents_that_contradict_each_other_are_found(tmp_path, wrong, reason):
     with pytest.raises(DamagedFileError, match=reason):
         Shard.open(damaged(tmp_path, **wrong))
+
+
+def test_a_shard_of_the_first_version_of_the_format_is_read_alike(tmp_path):
+    pieces = [piece("b", 3, 0, 5), piece("a", 4, 7, 2, won=None), piece("b", 5, 0, 1, won=False)]
+    path = put_shard(tmp_path, pieces)
+    new, old = Shard.open(path), Shard.open(as_version_1(path), verify_data=True)
+    assert old.segments == new.segments == tuple(s for s, _ in pieces)
+    assert old.env_steps == new.env_steps
+    assert TensorFile.open(path).metadata["schema_version"] == 1
+    np.testing.assert_array_equal(old.table.rows, new.table.rows)
+    np.testing.assert_array_equal(old.offsets, new.offsets)
+    for name, array in new.steps.named().items():
+        np.testing.assert_array_equal(old.steps.named()[name], array)
+
+
+def test_segments_with_numbers_beyond_64_bits_are_not_written(tmp_path):
+    segment, arrays = piece("a", 3, 0, 5)
+    with pytest.raises(ValueError, match="must fit into 64 bits"):
+        write_shard(tmp_path / "x", [dataclasses.replace(segment, seed=2**63)], [arrays], ACTIONS)
+    assert not list(tmp_path.iterdir())
 
 
 def test_names_sort_in_the_order_of_making():
