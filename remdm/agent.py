@@ -54,6 +54,7 @@ from remdm.nets.denoiser import OFFSET_KEY, Context, Denoiser
 from remdm.nets.diagnosis import first_fault
 from remdm.nets.ego import EgoDenoiser
 from remdm.plan_denoiser import PlanDenoiser as PlanDenoiser
+from remdm.ranks import Ranks
 from remdm.soft_targets import LOGITS_KEY, check_soft_targets, soft_target_loss
 from remdm.tokens import mask_token
 
@@ -195,11 +196,13 @@ class DiffusionPlannerAgent(DenoiserAgent):
             plans, offsets = self._behind_past(batch, generator)
             frozen = torch.arange(self.plan_horizon, device=plans.device) < offsets[:, None]
             observations[OFFSET_KEY] = offsets
-        corrupted = self.corruption(plans, self.schedule, generator, frozen)
+        corrupted = self.corruption(plans, self.schedule, generator, frozen, batch.ranks)
         context = self.denoiser.encode(observations)
-        shown = self._dropped(context, generator) if self.condition_dropout else context
+        shown = context
+        if self.condition_dropout:
+            shown = self._dropped(context, generator, batch.ranks)
         logits = self.denoiser.denoise(shown, corrupted.tokens, corrupted.time)
-        loss, metrics = self.masked_loss(logits, plans, corrupted, batch.weights)
+        loss, metrics = self.masked_loss(logits, plans, corrupted, batch.weights, batch.ranks)
         if self.soft_target_weight:
             draws = corrupted.full_draws or len(corrupted.masked)
             hidden = corrupted.masked[:draws, :, 0]
@@ -207,7 +210,8 @@ class DiffusionPlannerAgent(DenoiserAgent):
             soft = soft_target_loss(first, batch, hidden)
             loss = loss + self.soft_target_weight * soft
             metrics["soft_target_loss"] = soft.detach()
-        for name, value in self.denoiser.auxiliary_loss(context, observations).items():
+        others = self.denoiser.auxiliary_loss(context, observations, batch.ranks)
+        for name, value in others.items():
             loss = loss + value
             metrics[name] = value.detach()
         return loss, metrics
@@ -240,13 +244,15 @@ class DiffusionPlannerAgent(DenoiserAgent):
                 "batch has none; call DiskTrajDataset.configure(past_actions=...) or set "
                 "DiffusionPlannerAgent.inpaint_anchor = 'none'."
             )
-        return with_past(batch.plans, batch.past, self.aligned_share, generator, self.num_actions)
+        return with_past(
+            batch.plans, batch.past, self.aligned_share, generator, self.num_actions, batch.ranks
+        )
 
-    def _dropped(self, context: Context, generator: torch.Generator) -> Context:
+    def _dropped(self, context: Context, generator: torch.Generator, ranks: Ranks) -> Context:
         """The encoding, zero for a random share of the states."""
-        count = len(context[0])
+        count = ranks.whole(len(context[0]))
         draws = torch.rand(count, generator=generator, device=generator.device)
-        kept = (draws >= self.condition_dropout).to(context[0].device)
+        kept = (ranks.own(draws) >= self.condition_dropout).to(context[0].device)
         return tuple(part * kept.view(-1, *[1] * (part.ndim - 1)).to(part) for part in context)
 
     def write_plans(self, request: PlanRequest, generator: torch.Generator) -> PlanSample:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from remdm.diffusion import PlanSample
+from remdm.ranks import ALONE, Ranks
 from remdm.tokens import end_token, mask_token
 
 ANCHORS = ("none", "legacy", "aligned")
@@ -93,7 +94,12 @@ def token_mask_behind(
 
 
 def with_past(
-    plans: Tensor, past: Tensor, share: float, generator: torch.Generator, num_actions: int
+    plans: Tensor,
+    past: Tensor,
+    share: float,
+    generator: torch.Generator,
+    num_actions: int,
+    ranks: Ranks = ALONE,
 ) -> tuple[Tensor, Tensor]:
     """Move some labels behind actions that were executed before them.
 
@@ -104,15 +110,16 @@ def with_past(
         share: Probability that a plan gets a prefix, where there is a past.
         generator: Source of randomness; the length is uniform on what is possible.
         num_actions: Size of the action set.
+        ranks: The processes that have the rest of the batch; see `Corruption.__call__`.
 
     Returns:
         The canvases, int64 [B, H], and the lengths of their prefixes, int64 [B].
     """
     count, horizon = plans.shape
     known = (past != mask_token(num_actions)).long().cumprod(1).sum(1).clamp(max=horizon - 1)
-    draws = torch.rand(
-        (2, count), generator=generator, device=generator.device, dtype=torch.float64
-    ).to(plans.device)
+    whole = (2, ranks.whole(count))
+    drawn = torch.rand(whole, generator=generator, device=generator.device, dtype=torch.float64)
+    draws = ranks.own(drawn, 1).to(plans.device)
     offsets = ((draws[1] * known).long() + 1).minimum(known) * (draws[0] < share)
     positions = torch.arange(horizon, device=plans.device)
     steps_ago = (offsets[:, None] - 1 - positions).clamp(0, past.shape[1] - 1)

@@ -106,16 +106,20 @@ class PolicyAgent(DenoiserAgent):
         token_loss = F.cross_entropy(
             logits, target, reduction="none", label_smoothing=self.label_smoothing
         )
-        total = weights.sum()
-        loss = (token_loss * weights).sum() / torch.where(total == 0, 1.0, total)
         used = (weights > 0).float()
+        total, count = (
+            torch.where(number == 0, 1.0, number)
+            for number in batch.ranks.means(weights.sum(), used.sum())
+        )
+        loss = (token_loss * weights).sum() / total
         correct = (logits.detach().argmax(-1) == target).float() * used
-        metrics = {"first_token_accuracy": correct.sum() / used.sum().clamp_min(1.0)}
+        metrics = {"first_token_accuracy": correct.sum() / count}
         if self.soft_target_weight:
             soft = soft_target_loss(logits, batch, real)
             loss = loss + self.soft_target_weight * soft
             metrics["soft_target_loss"] = soft.detach()
-        for name, value in self.denoiser.auxiliary_loss(context, observations).items():
+        others = self.denoiser.auxiliary_loss(context, observations, batch.ranks)
+        for name, value in others.items():
             loss = loss + value
             metrics[name] = value.detach()
         return loss, metrics

@@ -35,7 +35,8 @@ def soft_target_loss(logits: Tensor, batch: Batch, counted: Tensor | None = None
         counted: Bool [..., B]: which answers count; all when None.
 
     Returns:
-        A scalar, weighted by the batch's weights; an exact 0 where nothing counts.
+        A scalar, weighted by the batch's weights; an exact 0 where nothing counts. Its mean over
+        the processes that share the batch is that of the whole batch.
 
     Raises:
         ValueError: If the batch lacks the expert's logits.
@@ -52,5 +53,5 @@ def soft_target_loss(logits: Tensor, batch: Batch, counted: Tensor | None = None
     surprise = -(law * answers.clamp_min(-1e4)).sum(-1)
     weights = batch.weights.to(surprise) * (1.0 if counted is None else counted)
     weights = weights.expand_as(surprise)
-    total = weights.sum()
+    (total,) = batch.ranks.means(weights.sum())
     return (surprise * weights).sum() / torch.where(total == 0, 1.0, total)

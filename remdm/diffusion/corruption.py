@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from remdm.diffusion.schedules import NoiseSchedule
+from remdm.ranks import ALONE, Ranks
 from remdm.registry import unknown_name_message
 from remdm.tokens import end_token, mask_token
 
@@ -49,49 +50,63 @@ class Corrupted:
     full_draws: int
 
 
-def count_mask(counts: Tensor, free: Tensor, generator: torch.Generator) -> Tensor:
+def count_mask(
+    counts: Tensor, free: Tensor, generator: torch.Generator, ranks: Ranks = ALONE
+) -> Tensor:
     """A uniformly random set of exactly `counts` free positions per row.
 
     Args:
-        counts: int64 [..., 1], at most the row's number of free positions.
-        free: bool [..., H].
+        counts: int64 [..., B, 1], at most the row's number of free positions.
+        free: bool [..., B, H].
         generator: Source of randomness.
+        ranks: The processes that have the rest of the batch's rows.
 
     Returns:
-        bool [..., H].
+        bool [..., B, H].
     """
-    scores = _uniform(free.shape, generator, free.device).masked_fill_(~free, 2.0)
-    ranks = scores.argsort(-1).argsort(-1)
-    return ranks < counts
+    scores = _uniform(free.shape, generator, free.device, ranks).masked_fill_(~free, 2.0)
+    places = scores.argsort(-1).argsort(-1)
+    return places < counts
 
 
-def bernoulli_mask(rate: Tensor, free: Tensor, generator: torch.Generator) -> Tensor:
+def bernoulli_mask(
+    rate: Tensor, free: Tensor, generator: torch.Generator, ranks: Ranks = ALONE
+) -> Tensor:
     """Every free position with probability `rate`, independently.
 
     Args:
-        rate: Floating [..., 1].
-        free: bool [..., H].
+        rate: Floating [..., B, 1].
+        free: bool [..., B, H].
         generator: Source of randomness.
+        ranks: The processes that have the rest of the batch's rows.
 
     Returns:
-        bool [..., H].
+        bool [..., B, H].
     """
-    return (_uniform(free.shape, generator, free.device) < rate) & free
+    return (_uniform(free.shape, generator, free.device, ranks) < rate) & free
 
 
-def stratified_uniform(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+def stratified_uniform(
+    shape: tuple[int, int], generator: torch.Generator, ranks: Ranks = ALONE
+) -> Tensor:
     """Numbers that are uniform on [0, 1) one by one and evenly spread together.
 
     The interval is cut into as many parts as there are numbers; each number falls into a part of
     its own, in random order, so position in the batch says nothing.
 
+    Args:
+        shape: Draws and rows.
+        generator: Source of randomness.
+        ranks: The processes that have the rest of the rows, over which they spread, too.
+
     Returns:
         float64 of `shape`, on the generator's device.
     """
-    total = shape[0] * shape[1]
+    draws, rows = shape[0], ranks.whole(shape[1])
+    total = draws * rows
     part = torch.randperm(total, generator=generator, device=generator.device)
     jitter = torch.rand(total, generator=generator, device=generator.device, dtype=torch.float64)
-    return ((part + jitter) / total).view(shape)
+    return ranks.own(((part + jitter) / total).view(draws, rows), 1)
 
 
 class Corruption(ABC):
@@ -122,6 +137,7 @@ class Corruption(ABC):
         schedule: NoiseSchedule,
         generator: torch.Generator,
         frozen: Tensor | None = None,
+        ranks: Ranks = ALONE,
     ) -> Corrupted:
         """Mask each plan D times.
 
@@ -130,6 +146,8 @@ class Corruption(ABC):
             schedule: Turns mask rates into times.
             generator: Source of randomness; may live on another device than the plans.
             frozen: bool [B, H]: positions that stay visible and bear no loss (a locked prefix).
+            ranks: The processes that have the rest of the batch. All draw alike for all rows and
+                keep those of their own, so that one process with all of them draws the same.
 
         Returns:
             D draws, on the plans' device.
@@ -196,16 +214,17 @@ class CountMasking(Corruption):
         schedule: NoiseSchedule,
         generator: torch.Generator,
         frozen: Tensor | None = None,
+        ranks: Ranks = ALONE,
     ) -> Corrupted:
         """See `Corruption.__call__`; rows with nothing free come out unmasked with weight 0."""
         free = self.free_positions(plans, frozen)
         num_free = free.sum(-1)
         random_draws = self.draws - self.full_draws
         shape = (random_draws, plans.shape[0])
-        uniform = _draw_uniform(shape, generator, plans.device, self.low_discrepancy)
+        uniform = _draw_uniform(shape, generator, plans.device, self.low_discrepancy, ranks)
         random_counts = ((uniform * num_free).long() + 1).minimum(num_free)
         counts = torch.cat([num_free.expand(self.full_draws, -1), random_counts])
-        masked = count_mask(counts[..., None], free.expand(self.draws, -1, -1), generator)
+        masked = count_mask(counts[..., None], free.expand(self.draws, -1, -1), generator, ranks)
         safe = num_free.clamp_min(1)
         rate = (counts / safe).double()
         time = schedule.inv_mask_rate(rate)
@@ -308,11 +327,12 @@ class BernoulliMasking(Corruption):
         schedule: NoiseSchedule,
         generator: torch.Generator,
         frozen: Tensor | None = None,
+        ranks: Ranks = ALONE,
     ) -> Corrupted:
         """See `Corruption.__call__`."""
         free = self.free_positions(plans, frozen)
-        rate, time = self._rates(plans.shape[0], schedule, generator, plans.device)
-        masked = bernoulli_mask(rate[..., None], free.expand(self.draws, -1, -1), generator)
+        rate, time = self._rates(plans.shape[0], schedule, generator, plans.device, ranks)
+        masked = bernoulli_mask(rate[..., None], free.expand(self.draws, -1, -1), generator, ranks)
         time_weight = schedule.weight(time)
         if self.weight_floor:
             time_weight = schedule.floored_weight(time, self.weight_floor)
@@ -337,9 +357,10 @@ class BernoulliMasking(Corruption):
         schedule: NoiseSchedule,
         generator: torch.Generator,
         device: torch.device,
+        ranks: Ranks,
     ) -> tuple[Tensor, Tensor]:
         shape = (self.draws, batch_size)
-        uniform = _draw_uniform(shape, generator, device, self.low_discrepancy)
+        uniform = _draw_uniform(shape, generator, device, self.low_discrepancy, ranks)
         if self.clamped:
             uniform = uniform.clamp(self.min_rate, 1.0 - self.min_rate)
         else:
@@ -350,16 +371,25 @@ class BernoulliMasking(Corruption):
 
 
 def _draw_uniform(
-    shape: tuple[int, int], generator: torch.Generator, device: torch.device, even: bool
+    shape: tuple[int, int],
+    generator: torch.Generator,
+    device: torch.device,
+    even: bool,
+    ranks: Ranks,
 ) -> Tensor:
     """float64 on [0, 1), spread evenly over the batch or independent."""
     if even:
-        return stratified_uniform(shape, generator).to(device)
-    return _uniform(shape, generator, device)
+        return stratified_uniform(shape, generator, ranks).to(device)
+    return _uniform((*shape, 1), generator, device, ranks)[..., 0]
 
 
 def _uniform(
-    shape: tuple[int, ...] | torch.Size, generator: torch.Generator, device: torch.device
+    shape: tuple[int, ...] | torch.Size,
+    generator: torch.Generator,
+    device: torch.device,
+    ranks: Ranks,
 ) -> Tensor:
-    draws = torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64)
-    return draws.to(device)
+    """float64 on [0, 1); the rows of the batch are the last axis but one."""
+    whole = (*shape[:-2], ranks.whole(shape[-2]), shape[-1])
+    draws = torch.rand(whole, generator=generator, device=generator.device, dtype=torch.float64)
+    return ranks.own(draws, -2).to(device)

@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from remdm.diffusion.classes import NEVER_LOGIT, end_class, tokens_to_classes
 from remdm.diffusion.corruption import Corrupted
+from remdm.ranks import ALONE, Ranks
 from remdm.registry import unknown_name_message
 
 WEIGHTINGS = ("flat", "elbo", "subs", "mgdm")
@@ -148,10 +149,11 @@ class MaskedLoss:
         plans: Tensor,
         corrupted: Corrupted,
         weights: Tensor | None = None,
+        ranks: Ranks = ALONE,
         *,
         evaluating: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch.
+        """The loss of a batch, or of the part of it that this process has.
 
         Args:
             logits: Floating [D, B, H, num_actions + 1] or [D * B, H, num_actions + 1].
@@ -159,6 +161,8 @@ class MaskedLoss:
             corrupted: D draws of the plans.
             weights: Floating [B], one per plan, at least 0; multiplies its loss before all sums,
                 and 0 takes a plan out. All 1 when None.
+            ranks: The processes that have the rest of the batch. The mean of what they return,
+                loss and scalars alike, is that of the whole batch.
             evaluating: Leave label smoothing out.
 
         Returns:
@@ -190,27 +194,28 @@ class MaskedLoss:
 
         position_weights = torch.where(tail, self.tail_weight, 1.0)
         hidden = corrupted.masked * position_weights
-        loss = self._reduce(token_loss, hidden, corrupted, plan_weights)
+        total, tokens = self._reduce(token_loss, hidden, corrupted, plan_weights)
         with torch.no_grad():
             real = scored & ~tail
-            metrics = _metrics(logits, classes, cross_entropy, corrupted, plan_weights, real)
-        return loss, metrics
+            sums = _metrics(logits, classes, cross_entropy, corrupted, plan_weights, real)
+        tokens, *counts = ranks.means(tokens, *(count for _, count in sums.values()))
+        pairs = zip(sums.items(), counts, strict=True)
+        return _ratio(total, tokens), {name: _ratio(s[0], count) for (name, s), count in pairs}
 
     def _reduce(
         self, token_loss: Tensor, hidden: Tensor, corrupted: Corrupted, plan_weights: Tensor
-    ) -> Tensor:
-        """Weigh [D, B, H] token losses by position, draw and plan, and average."""
+    ) -> tuple[Tensor, Tensor]:
+        """The sum of [D, B, H] token losses by position, draw and plan, and what it is over."""
         sums = (token_loss * hidden).sum(-1) * self._draw_weights(hidden, corrupted)
         if self.normaliser == "horizon":
             tokens = plan_weights.sum() * hidden.shape[-1]
         elif self.weighting in ("flat", "mgdm"):
-            tokens = (hidden.sum(-1) * plan_weights).sum()
-            return _ratio((sums * plan_weights).sum(), tokens)
+            return (sums * plan_weights).sum(), (hidden.sum(-1) * plan_weights).sum()
         elif self.weighting == "elbo":
             tokens = (corrupted.free * plan_weights).sum()
         else:
             tokens = plan_weights.sum()
-        return _ratio((sums.mean(0) * plan_weights).sum(), tokens)
+        return (sums.mean(0) * plan_weights).sum(), tokens
 
     def _draw_weights(self, hidden: Tensor, corrupted: Corrupted) -> Tensor | float:
         """Factor on the summed loss of each draw, [D, B]."""
@@ -240,16 +245,16 @@ def _metrics(
     corrupted: Corrupted,
     plan_weights: Tensor,
     real: Tensor,
-) -> dict[str, Tensor]:
-    """Detached scalars; plans of weight 0 are left out, the others count alike."""
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Sums and what they are over; plans of weight 0 are left out, the others count alike."""
     used = (plan_weights > 0).to(plan_weights.dtype)
     correct = (logits.argmax(-1) == classes).to(plan_weights.dtype)
     draws = corrupted.full_draws or len(corrupted.masked)
     first = corrupted.masked[:draws, :, 0] * used
     return {
-        "nelbo": _ratio(_nelbo(cross_entropy, corrupted).sum(), used.sum()),
-        "token_accuracy": _ratio((correct * real).sum(), real.sum()),
-        "first_token_accuracy": _ratio((correct[:draws, :, 0] * first).sum(), first.sum()),
+        "nelbo": (_nelbo(cross_entropy, corrupted).sum(), used.sum()),
+        "token_accuracy": ((correct * real).sum(), real.sum()),
+        "first_token_accuracy": ((correct[:draws, :, 0] * first).sum(), first.sum()),
     }
 
 

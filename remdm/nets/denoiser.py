@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from remdm.ranks import ALONE, Ranks
+
 Context = tuple[Tensor, ...]
 OFFSET_KEY = "offset"
 """Observation int64 [B]: number of executed actions at the front of the plan, for nets that are
@@ -60,9 +62,16 @@ class Denoiser(nn.Module, ABC):
         """
 
     def auxiliary_loss(
-        self, context: Context, observations: dict[str, Tensor]
+        self, context: Context, observations: dict[str, Tensor], ranks: Ranks = ALONE
     ) -> dict[str, Tensor]:
-        """Named extra losses, already weighted; none by default."""
+        """Named extra losses, already weighted; none by default.
+
+        Args:
+            context: From `encode`, B states.
+            observations: What it was made of.
+            ranks: The processes that have the rest of the batch: the mean over them should be the
+                loss of the whole batch.
+        """
         return {}
 
     def forward(

@@ -24,6 +24,7 @@ from remdm.maps import ArraySpec
 from remdm.nets.attention import attend
 from remdm.nets.denoiser import Context, Denoiser
 from remdm.nets.egocentric import egocentric_crop
+from remdm.ranks import ALONE, Ranks
 from remdm.registry import unknown_name_message
 from remdm.tokens import vocabulary_size
 
@@ -203,6 +204,8 @@ class DualStreamDenoiser(Denoiser):
         if use_global_stream:
             self.gate = nn.Parameter(torch.tensor(INITIAL_GATE))
             self.goal_head = nn.Sequential(nn.Linear(width, 128), nn.GELU(), nn.Linear(128, 2))
+            # Processes that train together wait for the gradients of all that is to be trained.
+            self.goal_head.requires_grad_(goal_loss_weight != 0)
         self.tokens = nn.Embedding(vocabulary_size(num_actions), width)
         self.times = nn.Embedding(time_bins, width)
         self.positions = nn.Embedding(plan_horizon, width)
@@ -279,14 +282,16 @@ class DualStreamDenoiser(Denoiser):
         return x
 
     def auxiliary_loss(
-        self, context: Context, observations: dict[str, Tensor]
+        self, context: Context, observations: dict[str, Tensor], ranks: Ranks = ALONE
     ) -> dict[str, Tensor]:
         """Weighted squared error of the guessed stairs, on states where they are in view."""
         if self.global_stream is None or not self.goal_loss_weight:
             return {}
         target, visible = goal_position(observations["glyphs"], self.goal_glyph)
         error = (context[-1].float() - target).square().mean(1) * visible
-        return {"goal_loss": self.goal_loss_weight * error.sum() / visible.sum().clamp_min(1.0)}
+        (seen,) = ranks.means(visible.sum())
+        count = torch.where(seen == 0, 1.0, seen)
+        return {"goal_loss": self.goal_loss_weight * error.sum() / count}
 
 
 def _repeated(ready: Tensor, plan: Tensor) -> Tensor:

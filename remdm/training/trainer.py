@@ -12,7 +12,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from remdm.agent import BaseAgent
+from remdm.data.plain_json import counted, one_line, typed
 from remdm.nets.ema import EMA
+from remdm.ranks import Ranks
 from remdm.training.checkpoint import (
     CheckpointError,
     load_into,
@@ -73,7 +75,13 @@ class AgentTrainer:
     """
 
     def __init__(
-        self, name: str, agent: BaseAgent, accelerator: Accelerator, settings: OptimiserSettings
+        self,
+        name: str,
+        agent: BaseAgent,
+        accelerator: Accelerator,
+        settings: OptimiserSettings,
+        *,
+        trains: bool = True,
     ) -> None:
         """Args:
         name: See above.
@@ -81,23 +89,29 @@ class AgentTrainer:
         accelerator: Device, precision, accumulation and processes. No two trainers may share
             one, since it counts batches and scales losses.
         settings: See `OptimiserSettings`.
+        trains: Whether it will; otherwise there is only what acts, which is made much faster.
         """
         self.name = name
         self.settings = settings
         self.accelerator = accelerator
         self.agent = agent.to(accelerator.device)
         self.policy = copy.deepcopy(self.agent).eval().requires_grad_(False)
+        self.updates = 0
+        if trains:
+            self._prepare(settings)
+
+    def _prepare(self, settings: OptimiserSettings) -> None:
+        """Make what training needs beside the agent."""
         parameters = list(self.agent.parameters())
         groups = [
             {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.l2_coeff},
             {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
         ]
         # Fused steps leave out overflows by themselves, and accelerate then takes them for done.
-        fused = accelerator.scaler is None
+        fused = self.accelerator.scaler is None
         optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
-        self.model, self.optimiser = accelerator.prepare(self.agent, optimiser)
+        self.model, self.optimiser = self.accelerator.prepare(self.agent, optimiser)
         self.ema = EMA(self.agent, decay=settings.ema_decay)
-        self.updates = 0
 
     def accumulate(self) -> AbstractContextManager[Any]:
         """The context of one batch: its forward pass, and `update`."""
@@ -108,15 +122,16 @@ class AgentTrainer:
         """Back-propagate; change the weights if enough batches are accumulated.
 
         Args:
-            loss: Mean loss of one batch.
+            loss: Mean loss of one batch. Its mean over the processes is followed.
 
         Returns:
             The gradient's norm before clipping and the learning rate, if weights changed.
 
         Raises:
-            FloatingPointError: If loss or gradient are not finite; the weights are unchanged.
+            FloatingPointError: If loss or gradient are not finite, in all processes if in one; the
+                weights are unchanged.
         """
-        self._check_finite("loss", loss)
+        self._check_finite("loss", *Ranks.of(self.accelerator).means(loss))
         self.accelerator.backward(loss)
         if not self.accelerator.sync_gradients:
             return {}
@@ -150,6 +165,7 @@ class AgentTrainer:
     def save(self, folder: Path) -> None:
         """Write weights, averaged weights and the optimiser's state into `folder`."""
         save_weights(folder / weights_file(self.name, averaged=False), self.agent.state_dict())
+        self.publish()
         self.save_averaged(folder)
         scaler = self.accelerator.scaler
         training = {
@@ -161,9 +177,9 @@ class AgentTrainer:
         save_plain(folder / self._training_file, training)
 
     def save_averaged(self, folder: Path) -> None:
-        """Write only the averaged weights."""
-        weights = self.publish().state_dict()
-        save_weights(folder / weights_file(self.name, averaged=True), weights)
+        """Write only the weights that act."""
+        path = folder / weights_file(self.name, averaged=True)
+        save_weights(path, self.policy.state_dict())
 
     def load(self, folder: Path, *, resume: bool = True) -> None:
         """Read what `save` wrote.
@@ -183,18 +199,44 @@ class AgentTrainer:
             return
         raw = folder / weights_file(self.name, averaged=False)
         load_into(self.agent, load_weights(raw), raw)
-        training = load_plain(folder / self._training_file)
+        self._load_training(folder / self._training_file)
+
+    def _load_training(self, path: Path) -> None:
+        """The counters and the states of optimiser and loss scale."""
+        training = load_plain(path)
         try:
-            self.optimiser.load_state_dict(training["optimiser"])
-        except (KeyError, ValueError) as error:
+            updates, averaged = counted(training, "updates"), counted(training, "ema_updates")
+            optimiser = typed(training, "optimiser", dict)
+            # The oldest ones have none.
+            scaler = typed({"scaler": None, **training}, "scaler", dict, type(None))
+        except ValueError as error:
             raise CheckpointError(
-                f"{folder / self._training_file} does not fit this model: {error}"
+                f"{path} is damaged ({error}); move that folder away to go on without it"
             ) from error
+        try:
+            self.optimiser.load_state_dict(optimiser)
+            self._check_moments()
+            if self.accelerator.scaler is not None and scaler is not None:
+                self.accelerator.scaler.load_state_dict(scaler)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = one_line(f"{type(error).__name__}: {error}", 300)
+            raise CheckpointError(f"{path} does not fit this model ({reason})") from error
         shadow = dict(self.policy.named_parameters())
-        self.ema.load_state_dict({"shadow": shadow, "num_updates": training["ema_updates"]})
-        self.updates = training["updates"]
-        if self.accelerator.scaler is not None and training["scaler"] is not None:
-            self.accelerator.scaler.load_state_dict(training["scaler"])
+        self.ema.load_state_dict({"shadow": shadow, "num_updates": averaged})
+        self.updates = updates
+
+    def _check_moments(self) -> None:
+        """See that the optimiser's averages have the shapes of what they belong to.
+
+        Raises:
+            ValueError: If they do not, which torch would only notice at the next update.
+        """
+        for parameter, state in self.optimiser.state.items():
+            for name in ("exp_avg", "exp_avg_sq"):
+                if (found := state[name].shape) != parameter.shape:
+                    raise ValueError(
+                        f"{name} has shape {tuple(found)}, its parameter {tuple(parameter.shape)}"
+                    )
 
     @property
     def _training_file(self) -> str:

@@ -303,6 +303,43 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
         other.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"updates": None}, "it has no updates"),
+        ({"ema_updates": None}, "it has no ema_updates"),
+        ({"updates": -1}, "updates must be in 0"),
+        ({"ema_updates": True}, "ema_updates must be int"),
+        ({"optimiser": [1]}, "optimiser must be dict"),
+        ({"scaler": "x"}, "scaler must be dict or NoneType"),
+    ],
+)
+def test_counters_that_are_none_are_refused(
+    changed: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    trainer = make_trainer()
+    train(trainer, make_batch())
+    trainer.save(tmp_path)
+    path = tmp_path / "planner_training.pt"
+    state = torch.load(path, weights_only=True)
+    kept = {key: value for key, value in state.items() if key not in changed}
+    torch.save(kept | {key: value for key, value in changed.items() if value is not None}, path)
+    with pytest.raises(CheckpointError, match=rf"planner_training\.pt is damaged \({reason}"):
+        make_trainer().load(tmp_path)
+
+
+def test_averages_of_the_optimiser_that_have_another_shape_are_refused(tmp_path: Path) -> None:
+    trainer = make_trainer()
+    train(trainer, make_batch())
+    trainer.save(tmp_path)
+    path = tmp_path / "planner_training.pt"
+    state = torch.load(path, weights_only=True)
+    state["optimiser"]["state"][0]["exp_avg_sq"] = torch.zeros(7)
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match=r"exp_avg_sq has shape \(7,\), its parameter"):
+        make_trainer().load(tmp_path)
+
+
 def test_optimiser_state_of_another_model_is_refused(tmp_path: Path) -> None:
     one, other = make_trainer(), make_trainer()
     train(one, make_batch())
