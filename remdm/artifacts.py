@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from remdm.data.plain_json import one_line
 from remdm.registry import import_extra
 
 PREFIX = "wandb:"
@@ -240,7 +241,9 @@ def _download(artifact: Any, exact: ArtifactReference, folder: Path) -> None:
         with TemporaryDirectory(prefix=".partial-", dir=folder.parent) as hidden:
             partial = Path(hidden) / folder.name
             partial.mkdir()
+            _check_entries(artifact, exact)
             artifact.download(root=str(partial))
+            _check_kinds(partial, exact)
             files = _sizes(partial)
             if not files:
                 raise ArtifactError(f"{exact} must hold a checkpoint, it holds no files")
@@ -251,6 +254,43 @@ def _download(artifact: Any, exact: ArtifactReference, folder: Path) -> None:
         raise
     except Exception as error:  # as in _look_up, and of the disk
         raise ArtifactError(_complaint(error, exact)) from error
+
+
+def _check_entries(artifact: Any, exact: ArtifactReference) -> None:
+    """See that an artifact holds files of its own, and that they belong into its folder.
+
+    W&B checks names, too, but not in all its versions; what only refers to a file may fetch it from
+    this machine's disk, or from any address.
+
+    Raises:
+        ArtifactError: If not.
+    """
+    for name, entry in artifact.manifest.entries.items():
+        parts = re.split(r"[/\\]", str(name))
+        if entry.ref is not None:
+            wrong = "refers to a file elsewhere, and must hold it"
+        elif any(part in ("", ".", "..") or ":" in part for part in parts):
+            wrong = "must lie in its folder"
+        else:
+            continue
+        raise ArtifactError(
+            f"{exact} was not fetched: {one_line(repr(name), 200)} in it {wrong}; publish it "
+            "with remdm.artifacts.publish_artifact"
+        )
+
+
+def _check_kinds(folder: Path, exact: ArtifactReference) -> None:
+    """See that a download is nothing but files and folders.
+
+    Raises:
+        ArtifactError: If there is a link, a socket or the like.
+    """
+    for path in folder.rglob("*"):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise ArtifactError(
+                f"{exact} was not fetched: {one_line(path.name, 200)} in it must be a file, and is "
+                "a link or the like; publish it with remdm.artifacts.publish_artifact"
+            )
 
 
 def _put_in_place(partial: Path, folder: Path, exact: ArtifactReference) -> None:

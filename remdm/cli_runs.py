@@ -1,5 +1,6 @@
 """Opening what a run left behind, to play with it."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def open_run(
     configs: list[str],
     bindings: list[str],
     download_dir: Path = Path("artifacts"),
+    allow_imports: Collection[str] = (),
 ) -> OpenRun:
     """Load the configuration and the averaged weights of a run.
 
@@ -47,15 +49,18 @@ def open_run(
         configs: Config files that overrule the run's own.
         bindings: Bindings that overrule both, as to play with other sampler settings.
         download_dir: Where artifacts are put.
+        allow_imports: Modules that the run's configuration may import beside this package's: they
+            are run.
 
     Raises:
         CheckpointError: If it is missing, damaged, or does not fit its configuration.
         ArtifactError: If an artifact cannot be had.
+        ConfigError: If its configuration is wrong, or imports anything else.
     """
     from remdm.experiment import Experiment
 
     folder, checkpoint = find_checkpoint(local_folder(reference, download_dir=download_dir))
-    config.load_config([folder.config, *configs], bindings)
+    config.load_config([config.RunConfig(folder.config, allow_imports), *configs], bindings)
     run = Experiment(folder.root.name)
     groups = {"training": list(run.train_envs), "held-out": list(run.heldout_envs)}
     groups = {name: group for name, group in groups.items() if group}

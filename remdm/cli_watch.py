@@ -67,7 +67,9 @@ def _player(args: argparse.Namespace) -> "tuple[Policy, list[str]]":
         run = oracle_run(args.run)
         name = run.oracle.name
     else:
-        run = open_run(args.run, args.configs, args.bind, args.wandb_download_dir)
+        run = open_run(
+            args.run, args.configs, args.bind, args.wandb_download_dir, args.allow_import
+        )
         name = args.policy
     (policy,) = suite_policies(run.agents, run.oracle, [name], args.seed)
     return policy, [env for group in run.groups.values() for env in group]

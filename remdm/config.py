@@ -44,6 +44,7 @@ from gin import config as gin_config
 from remdm import gin_names, gin_reading, gin_text
 from remdm.gin_reading import ConfigError as ConfigError
 from remdm.gin_reading import Key
+from remdm.gin_reading import RunConfig as RunConfig
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def load_config(
 
     Args:
         files: Config files, later ones win. A name that is not found is looked for in the
-            project's `gin_configs/`, with and without `.gin`.
+            project's `gin_configs/`, with and without `.gin`. That of a run is a `RunConfig`.
         bindings: Texts `Class.argument = value`; they win over files.
         flags: `Class.argument` to (flag as typed, value); they win over everything.
 
@@ -101,7 +102,7 @@ def load_config(
         clear_config()
         reader = gin_reading.Reader(_bind, _imports.append)
         for file in files:
-            reader.read_file(os.fspath(file))
+            reader.read_file(file)
         for text in bindings:
             reader.read_binding(text, "--bind")
         for name, (flag, value) in (flags or {}).items():
@@ -217,7 +218,7 @@ def config_differences(path: str | os.PathLike[str], ignore: Collection[str] = (
     """
     here = {binding.name: binding.text for binding in current_bindings()}
     with gin_sandbox():
-        load_config([path])
+        load_config([RunConfig(path)])
         there = {binding.name: binding.text for binding in current_bindings()}
     names = sorted(name for name in here.keys() | there.keys() if name not in ignore)
     return [

@@ -9,8 +9,9 @@ import importlib
 import io
 import os
 import re
+import sys
 import tokenize
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,38 @@ _LITERAL_HINTS = {
 
 class ConfigError(ValueError):
     """Something in a config file, a `--bind` or a flag is wrong."""
+
+
+class RunConfig(os.PathLike[str]):
+    """The config file of a run. Whoever wrote it is not to choose what code runs here.
+
+    It may name this package, and modules that this process has imported already; another one would
+    be run by importing it. It includes no other files.
+
+    Args:
+        path: The file, as `save_config` writes it.
+        allow_imports: Other modules it may import, with all that is below them.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], allow_imports: Collection[str] = ()) -> None:
+        self._path, self._packages = os.fspath(path), ("remdm", *allow_imports)
+
+    def __fspath__(self) -> str:
+        return self._path
+
+    def check_import(self, module: str, where: str) -> None:
+        """See that a module may be imported.
+
+        Raises:
+            ConfigError: If not; says how to allow it.
+        """
+        below = any(f"{module}.".startswith(f"{name}.") for name in self._packages)
+        if not below and module not in sys.modules:
+            raise ConfigError(
+                f"{where}: a run must not bring code along, and this one imports {module!r}, which "
+                "would be run. If you trust whoever made the run, and that module, add "
+                f"--allow_import {module}."
+            )
 
 
 class _Delegate(config_parser.ParserDelegate):
@@ -78,18 +111,20 @@ class Reader:
         self._imported = imported
         self._on_unknown = on_unknown
         self._open_files: list[Path] = []
+        self._run: RunConfig | None = None
 
-    def read_file(self, name: str, beside: Path | None = None) -> None:
+    def read_file(self, name: str | os.PathLike[str], beside: Path | None = None) -> None:
         """Read one config file, its includes first.
 
         Args:
-            name: Path, or the name of a file in the project's `gin_configs/`.
+            name: Path, or the name of a file in the project's `gin_configs/`; or a `RunConfig`.
             beside: Folder of the file that includes this one.
 
         Raises:
             ConfigError: If it is missing or wrong.
         """
-        path = find_file(name, beside)
+        self._run = name if isinstance(name, RunConfig) else None
+        path = find_file(os.fspath(name), beside)
         if path in self._open_files:
             chain = " -> ".join(file.name for file in [*self._open_files, path])
             raise ConfigError(f"config files include each other in a circle: {chain}")
@@ -193,6 +228,8 @@ class Reader:
     def _import(self, statement: config_parser.ImportStatement, where: str) -> None:
         if statement.module.startswith("__gin__"):
             raise ConfigError(f"{where}: gin's dynamic registration is not supported.")
+        if self._run is not None:
+            self._run.check_import(statement.module, where)
         try:
             importlib.import_module(statement.module)
         except ModuleNotFoundError as error:
@@ -207,6 +244,8 @@ class Reader:
         self._imported(statement.module)
 
     def _include(self, name: str, where: str, folder: Path | None) -> None:
+        if self._run is not None:
+            raise ConfigError(f"{where}: a run's config must stand alone, and includes {name!r}.")
         try:
             find_file(name, folder)
         except ConfigError as error:

@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,6 +19,7 @@ from remdm.artifacts import (
     MARK_FILE,
     ArtifactError,
     ArtifactReference,
+    _check_entries,
     local_folder,
     policy_name,
     publish_artifact,
@@ -160,6 +162,52 @@ def test_a_download_that_breaks_off_leaves_nothing(store: Store, here: Path) -> 
     assert list(here.iterdir()) == []
     store.breaks = None
     assert local_folder(f"wandb:{POLICY}:latest", download_dir=here).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("name", "ref", "wrong"),
+    [
+        ("../outside", None, "must lie in its folder"),
+        ("a/../../outside", None, "must lie in its folder"),
+        ("/etc/outside", None, "must lie in its folder"),
+        ("a\\..\\outside", None, "must lie in its folder"),
+        ("c:/outside", None, "must lie in its folder"),
+        ("mine", "file:///etc/hostname", "refers to a file elsewhere"),
+        ("mine", "http://169.254.169.254/secrets", "refers to a file elsewhere"),
+    ],
+)
+def test_names_that_lead_outside_and_references_are_not_fetched(
+    name: str, ref: str | None, wrong: str, store: Store, here: Path
+) -> None:
+    store.put(POLICY, {"weights": b"1234"})
+    store.further_entries[name] = SimpleNamespace(ref=ref)
+    with pytest.raises(ArtifactError, match=f"was not fetched: .* in it {wrong}"):
+        local_folder(f"wandb:{POLICY}:v0", download_dir=here)
+    assert store.downloads == 0
+    assert list(here.iterdir()) == []
+
+
+def test_the_real_wandb_tells_references_from_files(tmp_path: Path) -> None:
+    wandb = pytest.importorskip("wandb")
+    (tmp_path / "weights").write_bytes(b"1234")
+    made = wandb.Artifact("policy", type="model")
+    made.add_file(str(tmp_path / "weights"))
+    exact = ArtifactReference.parse(f"wandb:{POLICY}:v0")
+    _check_entries(made, exact)
+    made.add_reference((tmp_path / "weights").as_uri(), name="more")
+    with pytest.raises(ArtifactError, match="'more' in it refers to a file elsewhere"):
+        _check_entries(made, exact)
+
+
+def test_links_in_a_download_are_not_kept(store: Store, here: Path, tmp_path: Path) -> None:
+    """The mark of a download would be written through one."""
+    (tmp_path / "mine").write_text("dear to me")
+    store.put(POLICY, {"weights": b"1234"})
+    (store.root / POLICY / "v0/wandb_artifact.json").symlink_to(tmp_path / "mine")
+    with pytest.raises(ArtifactError, match=r"wandb_artifact.json in it must be a file"):
+        local_folder(f"wandb:{POLICY}:v0", download_dir=here)
+    assert list(here.iterdir()) == []
+    assert (tmp_path / "mine").read_text() == "dear to me"
 
 
 def test_a_process_that_was_quicker_is_left_its_folder(

@@ -16,10 +16,12 @@ class Found:
 
     def __init__(self, store: "Store", folder: Path) -> None:
         self.store, self.folder, self.version = store, folder, folder.name
+        entries = {name: types.SimpleNamespace(ref=None) for name in files_below(folder)}
+        self.manifest = types.SimpleNamespace(entries=entries | store.further_entries)
 
     def download(self, root: str) -> str:
         self.store.downloads += 1
-        shutil.copytree(self.folder, root, dirs_exist_ok=True)
+        shutil.copytree(self.folder, root, symlinks=True, dirs_exist_ok=True)
         if self.store.breaks is not None:
             raise self.store.breaks
         return root
@@ -47,6 +49,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root, self.aliases = root, dict[str, str]()
         self.downloads = 0
+        self.further_entries: dict[str, types.SimpleNamespace] = {}
         self.unreachable: Exception | None = None
         self.breaks: Exception | None = None
         self.module = types.ModuleType("wandb")

@@ -1,7 +1,7 @@
-"""Learning curves from `metrics.jsonl`: loss, and win rates with their Wilson bands.
+"""Learning curves from the metrics of a run: loss, and win rates with their Wilson bands.
 
-A line of that file is one JSON object with the counters `epoch`, `env_steps`, `updates` and any
-metrics. Two kinds of names are drawn:
+A line of them is one JSON object with the counters `epoch`, `env_steps`, `updates` and any
+metrics; one that a separate process wrote has its name as `role`. Two kinds of names are drawn:
 
 - losses: names that are `loss` or end in `/loss`, such as `train/planner/loss`;
 - win rates: `<group>/win_rate/<env>`. Their bands need the number of episodes behind each point:
@@ -15,7 +15,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -77,19 +77,27 @@ def _series(metrics: Sequence[Mapping[str, Any]], names: Sequence[str], x: str) 
         raise ValueError(f"the x axis must be one of {sorted(X_LABELS)}, got {x!r}.")
     found = []
     for name in names:
-        points: list[tuple[float, float, int]] = []
+        by_role: dict[Any, list[tuple[float, float, int]]] = {}
         for line in metrics:
             at, value = line.get(x), line.get(name)
-            if at is None or value is None or not np.isfinite(value):
+            if not _is_finite(at) or not _is_finite(value):
                 continue
+            points = by_role.setdefault(line.get("role"), [])
             # A run resumed from an older checkpoint goes over the same ground again.
             while points and points[-1][0] >= at:
                 points.pop()
             points.append((at, value, _episodes(line, name)))
-        if points:
-            columns = np.array(points, float).T
+        # Several collectors, of which some are behind; of those at one place, one is drawn.
+        places = {point[0]: point for points in by_role.values() for point in points}
+        if places:
+            columns = np.array([places[at] for at in sorted(places)], float).T
             found.append(Series(name, columns[0], columns[1], columns[2].astype(np.int64)))
     return found
+
+
+def _is_finite(value: Any, most: float = 1e300) -> TypeGuard[float]:
+    """Whether it is a number that can be drawn: a file may hold anything."""
+    return isinstance(value, (int, float)) and abs(value) <= most
 
 
 def _episodes(line: Mapping[str, Any], name: str) -> int:
@@ -98,7 +106,8 @@ def _episodes(line: Mapping[str, Any], name: str) -> int:
     if not rate:
         return 0
     shared = line.get("val/episodes") if group == "val" else None
-    return int(line.get(f"{group}/episodes/{env}") or shared or 0)
+    count = line.get(f"{group}/episodes/{env}") or shared
+    return max(0, int(count)) if count is not None and _is_finite(count, 2**53) else 0
 
 
 def draw_loss(metrics: Sequence[Mapping[str, Any]], path: Path, *, x: str = "updates") -> bool:

@@ -25,7 +25,7 @@ from remdm.evaluation.tables import (
 )
 from remdm.seeding import TEST_SEEDS, torch_generator
 from remdm.training.run_folder import RunFolder
-from remdm.training.tracking import JsonlLog
+from remdm.training.tracking import read_all
 
 if TYPE_CHECKING:
     from remdm.agent import BaseAgent
@@ -94,7 +94,7 @@ def write_tables(
 
 def write_curves(report: Path, metrics: Path) -> list[Path]:
     """Write `loss.png` and `win_rate.png`, each if the metrics have something to draw."""
-    lines = JsonlLog(metrics).read()
+    lines = read_all(metrics.parent)
     drawn = {
         report / "loss.png": draw_loss,
         report / "win_rate.png": draw_win_rates,

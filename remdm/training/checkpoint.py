@@ -4,6 +4,9 @@ A checkpoint is a folder below `ckpts/`. Weights are safetensors; what only a re
 needs is a torch file that is read with `weights_only`; counters are in `state.json`, written
 first and read first. A folder is filled under a temporary name and renamed when complete, so a
 reader never sees half of one.
+
+A field that is added to what a checkpoint holds does not make another format: whoever reads it
+must do without. `FORMAT_VERSION` changes where an older reader would go wrong.
 """
 
 import contextlib
@@ -12,6 +15,7 @@ import json
 import os
 import pickle
 import random
+import re
 import reprlib
 import shutil
 import zipfile
@@ -38,6 +42,8 @@ _BLOCK = 1 << 20
 _ARCHIVE = b"PK\x03\x04"
 # Characters that are passed on of what an error says, and of a name.
 _MESSAGE_LENGTH, _NAME_LENGTH = 300, 80
+
+_EPOCH_NAME = re.compile("epoch_([0-9]{6,})")
 
 # What to do about a damaged one.
 _MOVE = "move that folder away to go on without it"
@@ -69,7 +75,7 @@ def write_checkpoint(
         text = json.dumps({"format_version": FORMAT_VERSION, **state}, indent=1)
         (partial / STATE_FILE).write_text(text)
         fill(partial)
-        _to_disk([*partial.iterdir(), partial])
+        to_disk([*partial.iterdir(), partial])
         _put_in_place(partial, target)
     except OSError as error:
         raise OSError(
@@ -82,7 +88,7 @@ def write_checkpoint(
     return target
 
 
-def _to_disk(paths: Iterable[Path]) -> None:
+def to_disk(paths: Iterable[Path]) -> None:
     """Have the kernel write files and folders out, so that a power cut leaves them whole."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
@@ -99,6 +105,7 @@ def _put_in_place(partial: Path, target: Path) -> None:
     if target.exists():
         target.rename(replaced)
     partial.rename(target)
+    to_disk([target.parent])
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -158,10 +165,54 @@ def list_checkpoints(root: Path) -> list[Path]:
     return [folder for _, folder in sorted(found)]
 
 
-def remove_old(root: Path, keep: int) -> None:
-    """Delete all but the `keep` newest checkpoints; the best one has a folder of its own."""
+def remove_old(root: Path, keep: int, keep_every: int | None = None) -> None:
+    """Delete old checkpoints; the best one has a folder of its own.
+
+    Args:
+        root: Folder of all checkpoints.
+        keep: So many of the newest stay.
+        keep_every: Those that were written after a multiple of so many epochs stay, too.
+    """
     for folder in list_checkpoints(root)[:-keep]:
-        shutil.rmtree(folder, ignore_errors=True)
+        epochs = whole_epochs(folder)
+        if keep_every is not None and epochs is not None and epochs % keep_every == 0:
+            continue
+        doomed = root / f".partial-{os.getpid()}-{folder.name}"
+        with contextlib.suppress(OSError):  # that room is not made is no reason to stop
+            folder.rename(doomed)  # at once: half a checkpoint must not look like one
+            if doomed.is_symlink():
+                doomed.unlink()
+            else:
+                shutil.rmtree(doomed)
+
+
+def epoch_name(epochs: int) -> str:
+    """Folder name of the checkpoint that is written after so many epochs."""
+    return f"epoch_{epochs:06d}"
+
+
+def whole_epochs(folder: Path) -> int | None:
+    """After how many epochs a checkpoint was written; None if it is one within an epoch."""
+    found = _EPOCH_NAME.fullmatch(folder.name)
+    return int(found[1]) if found is not None else None
+
+
+def check_whole(folder: Path) -> dict[str, Any]:
+    """See that a checkpoint can be read, all its files; returns its state.
+
+    Raises:
+        CheckpointError: If it is missing, damaged, or of another format version.
+    """
+    state = read_state(folder)
+    for path in sorted(folder.iterdir()):
+        try:
+            if path.suffix == ".safetensors":
+                check_sum(path)
+            elif path.suffix == ".pt":
+                _check_archive(path)
+        except Exception as error:  # zip files raise many types
+            raise CheckpointError(f"{path} is damaged ({_words(error)}); {_MOVE}") from error
+    return state
 
 
 def save_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:

@@ -50,6 +50,34 @@ def test_stretch_that_was_run_twice_counts_once(metrics):
     np.testing.assert_array_equal(series.y[4:], [9.0, 9.0])
 
 
+def test_curves_of_separate_processes_are_one_whoever_was_behind():
+    """Two collectors write of the same run; one of them began again at an older point."""
+    name = f"collect/win_rate/{ENV}"
+    lines = [
+        {"role": "collect-0", "env_steps": 300, name: 0.3},
+        {"role": "collect-1", "env_steps": 200, name: 0.2},
+        {"role": "collect-0", "env_steps": 500, name: 0.5},
+        {"role": "collect-1", "env_steps": 400, name: 0.9},
+        {"role": "collect-1", "env_steps": 400, name: 0.4},
+        {"role": "validate-0", "env_steps": 250, f"val/win_rate/{ENV}": 0.7},
+    ]
+    collected, validated = win_rate_series(lines)
+    np.testing.assert_array_equal(collected.x, [200, 300, 400, 500])
+    np.testing.assert_allclose(collected.y, [0.2, 0.3, 0.4, 0.5])
+    assert validated.name == f"val/win_rate/{ENV}"
+    np.testing.assert_allclose(validated.y, [0.7])
+
+
+@pytest.mark.parametrize("nonsense", ["x", [1], {}, 10**400, True])
+def test_lines_with_nonsense_are_no_points(metrics, nonsense):
+    before = win_rate_series(metrics)
+    metrics.append({"env_steps": nonsense, f"val/win_rate/{ENV}": "y"})
+    metrics.append({"env_steps": 9000, f"val/win_rate/{ENV}": "y", "val/episodes": nonsense})
+    assert win_rate_series(metrics)[0].x.tolist() == before[0].x.tolist()
+    metrics[-1][f"val/win_rate/{ENV}"] = 0.5
+    assert win_rate_series(metrics)[0].episodes[-1] in (0, 1)
+
+
 def test_missing_and_infinite_values_are_left_out():
     metrics = [
         {"updates": 1, "loss": None},

@@ -7,7 +7,7 @@ from PIL import Image
 from remdm.agent import DiffusionPlannerAgent
 from remdm.envs.making import make_vec_env
 from remdm.evaluation.policies import OraclePolicy
-from remdm.evaluation.report import gif_name, write_gifs, write_report
+from remdm.evaluation.report import gif_name, write_curves, write_gifs, write_report
 from remdm.evaluation.rollout import evaluate_policy
 from remdm.maps import NUM_ACTIONS, map_observation_spec
 from remdm.oracles.memory_oracle import MemoryOracle
@@ -43,6 +43,14 @@ def folder(tmp_path):
 def agent():
     torch.manual_seed(0)
     return DiffusionPlannerAgent(map_observation_spec(9, 9), NUM_ACTIONS).eval()
+
+
+def test_curves_are_drawn_of_all_processes(folder):
+    folder.metrics.unlink()
+    assert write_curves(folder.report, folder.metrics) == []
+    log = JsonlLog(folder.root / "metrics-validate-0.jsonl")
+    log.write({"epoch": 1, "env_steps": 9, "updates": 9, f"val/win_rate/{TRAIN[0]}": 0.5})
+    assert write_curves(folder.report, folder.metrics) == [folder.report / "win_rate.png"]
 
 
 def test_report_holds_table_numbers_curves_and_pictures(folder, agent):

@@ -1,6 +1,9 @@
 import errno
 import json
+import os
 import random
+import signal
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +13,8 @@ from remdm.training.checkpoint import (
     FORMAT_VERSION,
     STATE_FILE,
     CheckpointError,
+    check_whole,
+    epoch_name,
     list_checkpoints,
     load_into,
     load_plain,
@@ -20,6 +25,7 @@ from remdm.training.checkpoint import (
     save_plain,
     save_weights,
     set_random_states,
+    whole_epochs,
     write_checkpoint,
 )
 
@@ -170,6 +176,72 @@ def test_the_newest_are_kept(tmp_path):
     assert (tmp_path / "something_else").is_dir()
     remove_old(tmp_path, 5)
     assert names(list_checkpoints(tmp_path)) == ["epoch_3", "epoch_10"]
+
+
+def put_epochs(root, *epochs):
+    for epoch in epochs:
+        write_checkpoint(root, epoch_name(epoch), progress(epoch), nothing)
+
+
+def test_those_after_a_multiple_of_so_many_epochs_are_kept_for_ever(tmp_path):
+    for epoch in range(13):
+        put_epochs(tmp_path, epoch)
+        within = progress(epoch, collected=True, batches=3)
+        write_checkpoint(tmp_path, f"{epoch_name(epoch)}_batch_000003", within, nothing)
+        remove_old(tmp_path, 2, 5)
+    assert names(list_checkpoints(tmp_path)) == [
+        "epoch_000000",
+        "epoch_000005",
+        "epoch_000010",
+        "epoch_000012",
+        "epoch_000012_batch_000003",
+    ]
+
+
+def test_a_checkpoint_goes_at_once_and_a_kill_leaves_no_half_of_one(tmp_path):
+    put_epochs(tmp_path, 1, 2, 3)
+    (tmp_path / "epoch_000001" / "weights").touch()
+    child = os.fork()
+    if child == 0:
+
+        def dies_in_the_middle(event, arguments):
+            if event == "os.remove":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(dies_in_the_middle)
+        remove_old(tmp_path, 2)
+        os._exit(0)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    assert names(list_checkpoints(tmp_path)) == ["epoch_000002", "epoch_000003"]
+    (rest,) = {path.name for path in tmp_path.iterdir()} - {"epoch_000002", "epoch_000003"}
+    assert rest.startswith(".partial-")  # which the next start clears away
+
+
+def test_what_a_link_leads_to_stays(tmp_path):
+    put_epochs(tmp_path / "elsewhere", 1)
+    (tmp_path / "ckpts").mkdir()
+    (tmp_path / "ckpts/epoch_000001").symlink_to(tmp_path / "elsewhere/epoch_000001")
+    put_epochs(tmp_path / "ckpts", 2, 3)
+    remove_old(tmp_path / "ckpts", 1)
+    assert names((tmp_path / "ckpts").iterdir()) == ["epoch_000003"]
+    assert names(list_checkpoints(tmp_path / "elsewhere")) == ["epoch_000001"]
+
+
+def test_a_whole_checkpoint_is_told_from_one_with_a_torn_file(tmp_path):
+    folder = write_checkpoint(
+        tmp_path, "a", progress(1), lambda f: save_plain(f / "process_0.pt", {"a": 1})
+    )
+    assert check_whole(folder)["progress"]["epoch"] == 1
+    (folder / "process_0.pt").write_bytes(b"PK torn")
+    with pytest.raises(CheckpointError, match=r"process_0\.pt is damaged"):
+        check_whole(folder)
+
+
+def test_only_names_of_whole_epochs_have_a_number_of_epochs(tmp_path):
+    assert whole_epochs(tmp_path / epoch_name(12)) == 12
+    assert whole_epochs(tmp_path / epoch_name(12_345_678)) == 12_345_678
+    for name in ("epoch_000012_batch_000000", "epoch_12", "best", "xepoch_000012"):
+        assert whole_epochs(tmp_path / name) is None
 
 
 def test_shared_sliced_and_trained_tensors_are_saved_by_value(tmp_path):
