@@ -25,7 +25,7 @@ import argparse
 import logging
 
 from remdm import Experiment
-from remdm.cli import add_common_flags, load_from_flags, run_name_of
+from remdm.cli import add_common_flags, load_from_flags, role_from, run_name_of
 from remdm.cli_commands import run_experiment
 
 
@@ -36,7 +36,7 @@ def main() -> int:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("remdm").setLevel(logging.INFO)
     load_from_flags(args, default_configs=["gridworld.gin"])
-    return run_experiment(Experiment(run_name_of(args)), args.json)
+    return run_experiment(Experiment(run_name_of(args)), args.json, role_from(args))
 
 
 if __name__ == "__main__":

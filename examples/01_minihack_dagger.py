@@ -22,7 +22,7 @@ import logging
 
 from remdm import Experiment
 from remdm.allocator import keep_allocations
-from remdm.cli import add_common_flags, load_from_flags, run_name_of
+from remdm.cli import add_common_flags, load_from_flags, role_from, run_name_of
 from remdm.cli_commands import print_rows, write_rows
 from remdm.evaluation.report import env_groups
 
@@ -39,11 +39,14 @@ def main() -> int:
     keep_allocations()  # glibc would give every activation back to the kernel
 
     experiment = Experiment(run_name_of(args))
-    experiment.start()  # builds everything; takes up the run that is in the folder, if any
+    role = role_from(args)  # --mode: everything, or one part of it beside other processes
+    experiment.start(role)  # builds it, and takes up the run that is in the folder, if any
     try:
         experiment.learn()
         if not experiment.progress.finished:  # somebody pressed Ctrl-C
             return 130
+        if not role.validates:
+            return 0
         policies = ["random", experiment.oracle.name, *experiment.policies, "planner+constraints"]
         rows = experiment.evaluate_test(policies)  # also writes the report: curves and GIFs
     finally:

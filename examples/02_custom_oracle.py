@@ -21,7 +21,7 @@ import gin
 import numpy as np
 
 from remdm import Experiment, Oracle
-from remdm.cli import add_common_flags, load_from_flags
+from remdm.cli import add_common_flags, load_from_flags, role_from
 from remdm.cli_commands import run_experiment
 from remdm.evaluation.policies import OraclePolicy
 from remdm.evaluation.rollout import evaluate_in
@@ -105,8 +105,9 @@ def main() -> int:
     args.bind.insert(0, "Experiment.oracle_type = @RookOracle")  # first: the user's --bind wins
     load_from_flags(args, default_configs=["gridworld.gin"])
     experiment = CheckedExperiment(args.run_name or "custom_oracle")
-    code = run_experiment(experiment, args.json)
-    if code == 0:  # nobody stopped it
+    role = role_from(args)
+    code = run_experiment(experiment, args.json, role)
+    if code == 0 and role.alone:  # nobody stopped it
         seen = experiment.dataset.sample(500, numpy_generator(0, "states")).observations
         plans = experiment.policy.plan(seen, torch_generator(0, "plans")).tokens
         moves = plans[plans < NUM_DIRECTIONS]

@@ -24,7 +24,7 @@ import argparse
 import logging
 
 from remdm import Experiment
-from remdm.cli import add_common_flags, load_from_flags, run_name_of
+from remdm.cli import add_common_flags, load_from_flags, role_from, run_name_of
 from remdm.cli_commands import run_experiment
 
 
@@ -35,7 +35,7 @@ def main() -> int:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("remdm").setLevel(logging.INFO)
     load_from_flags(args, default_configs=["craftax_classic_quick.gin"])
-    return run_experiment(Experiment(run_name_of(args)), args.json)
+    return run_experiment(Experiment(run_name_of(args)), args.json, role_from(args))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command line: `remdm train | oracle | eval | watch | expert | doctor | config`.
+"""The command line: `remdm train | launch | oracle | eval | watch | expert | doctor | config`.
 
 Examples share its flags through `add_common_flags` and `load_from_flags`. A flag that a user did
 not type leaves no trace; one that was typed becomes a gin binding, so that it wins over the files
@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.markup import escape
 
-from remdm import cli_commands, cli_expert, cli_watch, config
+from remdm import cli_commands, cli_expert, cli_launch, cli_references, cli_watch, config
 from remdm._version import __version__
 from remdm.registry import nearest, unknown_name_message
+from remdm.training.roles import BOTH, MODES, Role, role_of
 
 USER_ERROR, BROKEN, INTERRUPTED = 2, 1, 128 + signal.SIGINT
 
@@ -63,7 +64,7 @@ FLAGS = (
     Flag("--mixed_precision", "Experiment.mixed_precision", str, "no, bf16 or fp16"),
     Flag("--ckpt_base_dir", "Experiment.ckpt_base_dir", str, "folder of run folders"),
     Flag("--buffer_dir", "Experiment.buffer_dir", str, "folder of shards and labels"),
-    Flag("--resume", "Experiment.resume", str, "auto, must or never"),
+    Flag("--resume", "Experiment.resume", str, "auto, must, never, or epochs to go back to"),
     Flag("--test_episodes", "Experiment.test_episodes", int, "test episodes per environment"),
 )
 
@@ -92,6 +93,15 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
     add_config_flags(parser)
     parser.set_defaults(binding_flags=FLAGS)
     group = parser.add_argument_group("run")
+    group.add_argument(
+        "--mode",
+        default=BOTH.name,
+        metavar="|".join(MODES),
+        help="what this process does of the run: everything (both), or one part of it",
+    )
+    group.add_argument(
+        "--index", type=int, help="which of several collectors or labellers this is (a free one)"
+    )
     group.add_argument("--run_name", help="name of the run folder; the last config's if not given")
     group.add_argument("--json", metavar="FILE", type=Path, help="write the final table here")
     for flag in FLAGS:
@@ -123,6 +133,15 @@ def load_from_flags(args: argparse.Namespace, default_configs: Sequence[str] = (
     config.load_config(args.configs, args.bind, flags)
 
 
+def role_from(args: argparse.Namespace) -> Role:
+    """What `--mode` and `--index` ask for.
+
+    Raises:
+        ValueError: If there is no such mode, or it has no number.
+    """
+    return role_of(args.mode, args.index)
+
+
 def run_name_of(args: argparse.Namespace) -> str:
     """`--run_name`, or the name of the last config file."""
     if args.run_name:
@@ -143,17 +162,8 @@ def _add_env_flags(parser: argparse.ArgumentParser, default: str, episodes: int)
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows here as well")
 
 
-def _add_download_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--wandb_download_dir",
-        metavar="FOLDER",
-        type=Path,
-        default=Path("artifacts"),
-        help="where to put an artifact that is given as wandb:entity/project/name:version",
-    )
-
-
-def _train(parser: argparse.ArgumentParser) -> None:
+def _launch(parser: argparse.ArgumentParser) -> None:
+    cli_launch.add_flags(parser)
     add_common_flags(parser)
 
 
@@ -187,7 +197,7 @@ def _eval(parser: argparse.ArgumentParser) -> None:
         help="measure, too, how likely the planner finds the oracle's plans",
     )
     parser.add_argument("--max_steps", type=int, help="cap of an episode; the game's own")
-    _add_download_flag(parser)
+    cli_references.add_run_flags(parser)
     _add_env_flags(parser, "those of the run", 200)
     add_config_flags(parser)
 
@@ -206,7 +216,7 @@ def _watch(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--plan", type=int, default=1, help="which plan of the episode (1)")
     parser.add_argument("--png", metavar="FILE", type=Path, help="draw that plan's calls here")
-    _add_download_flag(parser)
+    cli_references.add_run_flags(parser)
     add_config_flags(parser)
 
 
@@ -224,7 +234,7 @@ def _config(parser: argparse.ArgumentParser) -> None:
 
 def _expert(parser: argparse.ArgumentParser) -> None:
     cli_expert.add_flags(parser)
-    _add_download_flag(parser)
+    cli_references.add_download_flag(parser)
     add_config_flags(parser)
 
 
@@ -238,7 +248,13 @@ class Command(NamedTuple):
 
 def _run_train(args: argparse.Namespace) -> int:
     load_from_flags(args)
-    return cli_commands.train(run_name_of(args), args.json)
+    return cli_commands.train(run_name_of(args), args.json, role_from(args))
+
+
+def _run_launch(args: argparse.Namespace) -> int:
+    if args.script is None:  # otherwise the names in it may be the script's own
+        load_from_flags(args)
+    return cli_launch.launch(args, run_name_of(args))
 
 
 def _run_oracle(args: argparse.Namespace) -> int:
@@ -253,7 +269,8 @@ def _run_config(args: argparse.Namespace) -> int:
 
 
 COMMANDS = {
-    "train": Command("train a planner, or go on with a run", _train, _run_train),
+    "train": Command("train a planner, or go on with a run", add_common_flags, _run_train),
+    "launch": Command("train as several processes, on one machine or many", _launch, _run_launch),
     "oracle": Command("measure an oracle", _oracle, _run_oracle),
     "eval": Command("measure a trained run", _eval, cli_commands.evaluate),
     "watch": Command("play one episode and draw it", _watch, cli_watch.watch),

@@ -14,6 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from remdm import config, gin_names, gin_text
+from remdm.cli_references import going_on
+from remdm.training.roles import BOTH, Role
 
 if TYPE_CHECKING:
     from remdm.cli_runs import OpenRun
@@ -30,14 +32,18 @@ ENV_GROUPS = ("training", "heldout", "all", "gridworld")
 def exit_code_of(error: Exception) -> int | None:
     """2 for what the user can mend, 1 for what the machine did, None for our own mistakes."""
     from remdm.data.tensor_file import DamagedFileError
+    from remdm.distributed.lease import LeaseLost
     from remdm.envs.contract import EnvError
 
-    mendable = (ValueError, ImportError, FileNotFoundError, DamagedFileError, FloatingPointError)
+    mendable = (ValueError, ImportError, DamagedFileError, FloatingPointError)
     if isinstance(error, mendable):
+        return 2
+    # With a number it comes from the system: a file of others has gone, say.
+    if isinstance(error, FileNotFoundError) and error.errno is None:
         return 2
     if isinstance(error, RuntimeError) and str(error).startswith("Required bindings for"):
         return 2
-    return 1 if isinstance(error, (OSError, EnvError)) else None
+    return 1 if isinstance(error, (OSError, EnvError, LeaseLost)) else None
 
 
 def message_of(error: Exception) -> str:
@@ -54,15 +60,22 @@ def message_of(error: Exception) -> str:
 # ------------------------------------------------------------------------------------- train
 
 
-def train(run_name: str, json_file: Path | None = None) -> int:
+def train(run_name: str, json_file: Path | None = None, role: Role = BOTH) -> int:
     """Train by the loaded configuration, then measure and print."""
     from remdm.experiment import Experiment
 
-    return run_experiment(Experiment(run_name), json_file)
+    return run_experiment(Experiment(run_name), json_file, role)
 
 
-def run_experiment(experiment: "Experiment", json_file: Path | None = None) -> int:
+def run_experiment(
+    experiment: "Experiment", json_file: Path | None = None, role: Role = BOTH
+) -> int:
     """Start, learn, test and report; for `remdm train` and for examples.
+
+    Args:
+        experiment: Not started.
+        json_file: Where to write the final table as well; by the role that validates.
+        role: What this process does of it, from `remdm.cli.role_from`.
 
     Returns:
         0, or 130 where somebody asked to stop before the budget was used up.
@@ -70,15 +83,17 @@ def run_experiment(experiment: "Experiment", json_file: Path | None = None) -> i
     from remdm.allocator import keep_allocations
 
     keep_allocations()
-    experiment.start()
+    experiment.start(role)
     try:
         experiment.learn()
         if not experiment.progress.finished:
-            if experiment.accelerator.is_main_process:
+            if role.alone and experiment.accelerator.is_main_process:
                 Console(soft_wrap=True, highlight=False).print(
                     f"go on with: {escape(command_line())}"
                 )
             return INTERRUPTED
+        if not role.validates:
+            return 0
         rows = experiment.evaluate_test()
         if experiment.accelerator.is_main_process:
             print_rows(rows, _groups_of(experiment))
@@ -90,7 +105,7 @@ def run_experiment(experiment: "Experiment", json_file: Path | None = None) -> i
 
 
 def command_line() -> str:
-    """What to type to run the present command again."""
+    """What to type to go on with the present command."""
     program = Path(sys.argv[0])
     python = Path(sys.executable)
     if python.is_relative_to(Path.cwd()):
@@ -99,7 +114,7 @@ def command_line() -> str:
         typed = [str(python), "-m", program.parent.name]
     else:
         typed = [program.name] if program.suffix != ".py" else [str(python), str(program)]
-    return shlex.join([*typed, *sys.argv[1:]])
+    return shlex.join([*typed, *going_on(sys.argv[1:])])
 
 
 def _groups_of(experiment: "Experiment") -> dict[str, Sequence[str]]:
@@ -216,7 +231,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from remdm.evaluation.suite import evaluate_suite
     from remdm.evaluation.variants import sweep_of
 
-    run = open_run(args.run, args.configs, args.bind, args.wandb_download_dir)
+    run = open_run(args.run, args.configs, args.bind, args.wandb_download_dir, args.allow_import)
     groups = env_groups(args.envs) if args.envs else run.groups
     envs = [env for group in groups.values() for env in group]
     policies = args.policies or list(run.agents)

@@ -9,7 +9,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Generator, Sequence
-from pathlib import Path
 
 import gin
 import torch
@@ -17,21 +16,23 @@ from torch import Tensor
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from remdm.agent import BaseAgent
-from remdm.artifacts import local_folder
 from remdm.data.batch import Batch
-from remdm.envs.making import make_env
+from remdm.distributed import loops
+from remdm.distributed.transport import Transport
 from remdm.evaluation.policies import AgentPolicy
 from remdm.evaluation.report import write_report
 from remdm.evaluation.rollout import EvalRow, evaluate_in
 from remdm.evaluation.suite import evaluate_suite
+from remdm.ranks import Ranks, lost_process_told
 from remdm.seeding import TEST_SEEDS, VALIDATION_SEEDS, numpy_generator, torch_generator
-from remdm.training import checkpoint, whole_state
-from remdm.training.assembly import PLANNER, AssembledRun
+from remdm.training import whole_state
+from remdm.training.assembly import PLANNER
 from remdm.training.collector import CollectStats
 from remdm.training.interrupt import Stopped, StopRequest
 from remdm.training.prefetch import prefetch
 from remdm.training.progress import Means, time_text
-from remdm.training.run_folder import find_checkpoint
+from remdm.training.roles import BOTH, Role
+from remdm.training.saved_run import SavedRun
 from remdm.training.tracking import any_process
 from remdm.training.trainer import AgentTrainer
 
@@ -39,47 +40,53 @@ logger = logging.getLogger(__name__)
 
 
 @gin.configurable(module="remdm", denylist=["run_name"])
-class Experiment(AssembledRun):
+class Experiment(SavedRun):
     """Builds environments, a dataset and agents from gin, and runs epochs.
 
     Call `start()`, then `learn()`, then `evaluate_test()`, and `close()` at the end. A run folder
     is the whole state of a run: starting the same command again goes on where it stopped.
     """
 
-    def start(self) -> None:
+    @lost_process_told()
+    def start(self, role: Role = BOTH, transport: Transport | None = None) -> None:
         """Build everything, and go on with the run that is in the folder, if there is one.
+
+        Args:
+            role: What this process does; see `remdm.training.roles`.
+            transport: Connects a separate collector with the run; its folder does when None.
 
         Raises:
             ValueError: If the configuration does not make sense, a binding is of no use, or the
                 folder holds a run with another configuration.
+            LeaseHeld: If another process has this role.
             CheckpointError: If the newest checkpoint is damaged or does not fit.
         """
-        self.assemble()
+        self.assemble(role, transport)
         try:
-            self.init_checkpoints()
+            self.take_up()
+            self.start_trackers()
         except BaseException:
             self.close()
             raise
         self.tell(self.summary())
 
-    def init_checkpoints(self) -> None:
-        """Go on from the newest checkpoint; if there is none, make one to go back to."""
-        newest = whole_state.newest_checkpoint(self.folder.checkpoints)
-        if newest is None:
-            self.metrics_log.rewind(0)
-            if self.start_from is not None:
-                _, begin = find_checkpoint(local_folder(self.start_from))
-                self.load_checkpoint_from_path(begin, resume_training_state=False)
-            self.save_checkpoint()
-        else:
-            self.load_checkpoint_from_path(newest)
+    def take_up(self) -> None:
+        """Go on where the last process of this role was."""
+        if self.role.learns:
+            self.init_checkpoints()
+        elif self.role.collects:
+            loops.take_up_collecting(self)
+        elif self.role.validates:
+            whole_state.adopt_best(self)
 
     # The loop
 
+    @lost_process_told()
     def learn(self) -> None:
         """Run epochs until the budget is used up, or somebody asks to stop.
 
-        Ctrl-C or SIGTERM stop at the next batch, with a checkpoint; a second one at once.
+        A separate process does its part of them until the learner is done. Ctrl-C or SIGTERM stop
+        at the next batch, with a checkpoint; a second one at once.
 
         Raises:
             RuntimeError: If `start` was not called.
@@ -91,19 +98,38 @@ class Experiment(AssembledRun):
         stopped = False
         with redirect(), StopRequest() as self.stop:
             try:
-                while not self.progress.finished:
-                    self.stop_if_asked()
-                    self.run_epoch()
+                if self.role.learns:
+                    self.run_epochs()
+                else:
+                    loops.LOOPS[self.role.name](self)
+                    self.progress.finished = True
             except Stopped:
                 stopped = True
-                self.save_checkpoint()
+                if self.role.learns:
+                    self.save_checkpoint()
             finally:
                 self.bar.close(self.progress)
         self.tell(self.closing_words(stopped))
-        self.publish_artifacts()
+        if self.role.learns:
+            self.publish_artifacts()
+
+    def run_epochs(self) -> None:
+        """All epochs that the budget still has."""
+        while not self.progress.finished:
+            self.stop_if_asked()
+            self.run_epoch()
+        if not self.role.alone and self.accelerator.is_main_process:
+            self.folder.mark_done(self.x_axis_metrics())
 
     def stop_if_asked(self) -> None:
-        """Raise `Stopped` if somebody asked to stop; processes agree, so all must call this."""
+        """Raise `Stopped` if somebody asked to stop; processes agree, so all must call this.
+
+        Raises:
+            Stopped: If so.
+            LeaseLost: If another process has taken over the run.
+        """
+        if self.owned and self.accelerator.is_main_process and self.ownership.lost:
+            self.must_own()
         if any_process(self.accelerator, self.stop.requested):
             raise Stopped
 
@@ -114,7 +140,7 @@ class Experiment(AssembledRun):
             if not progress.collected:
                 self.prepare_data()
             metrics = progress.metrics | self.train_epoch()
-            if self.budget.validates_after(progress.epoch):
+            if self.role.validates and self.budget.validates_after(progress.epoch):
                 metrics |= self.evaluate_val()
         finally:
             progress.seconds += time.monotonic() - began
@@ -130,31 +156,38 @@ class Experiment(AssembledRun):
             self.save_checkpoint()
 
     def prepare_data(self) -> None:
-        """The first half of an epoch: collect and label."""
+        """The first half of an epoch: collect and label, or wait for those who do."""
         metrics: dict[str, float] = {}
-        if self.progress.epoch >= self.start_collecting_at_epoch:
-            metrics |= self.collect_new_training_data()
-        metrics |= self.label_new_training_data()
-        metrics |= self.dataset.on_end_of_collection(self)
+        if not self.role.alone:
+            metrics |= loops.await_data(self)
+        else:
+            if self.progress.epoch >= self.start_collecting_at_epoch:
+                metrics |= self.collect_new_training_data()
+            metrics |= self.label_new_training_data()
+            metrics |= self.dataset.on_end_of_collection(self)
         self.progress.metrics, self.progress.collected = metrics, True
 
     # Its steps
 
-    def collect_new_training_data(self) -> dict[str, float]:
-        """Let the actors act, and write what they did to a shard."""
+    def collect_new_training_data(self, steps: int | None = None) -> dict[str, float]:
+        """Let the actors act, and write what they did to a shard.
+
+        Args:
+            steps: Env steps to take in this process; those that the epoch still lacks when None.
+        """
         progress, stats = self.progress, self.progress.collect
         if self.always_load_latest:
             self.read_latest_policy()
-        warm = progress.epoch == self.start_collecting_at_epoch and self.warm_start_timesteps > 0
+        warm = self.oracle_acts_alone(progress.epoch)
         agent = None if warm else self.policy
         beta = 1.0 if warm else self.beta_schedule(progress.epoch / self.num_epochs)
         began, before = time.monotonic(), stats.env_steps
-        target = self.steps_to_collect(before)
-        self.buffer.policy_version = self.trainers[PLANNER].updates
+        target = self.steps_to_collect(before) if steps is None else before + steps
+        self.buffer.policy_version = self.acting_updates
         while stats.env_steps < target and not self.stop.requested:
             self.interact(agent, stats, beta)
             self.bar.show(progress, f"collecting {min(stats.env_steps / target, 1):.0%}")
-        self.buffer.flush(progress.epoch)
+        self.write_shard()
         new = stats.env_steps - before
         progress.env_steps += int(self.reduce({"steps": new}, "sum")["steps"])
         self.stop_if_asked()
@@ -162,8 +195,8 @@ class Experiment(AssembledRun):
             name, value = stats.score(self.val_metric)
             self.bar.note(**{f"collect {name}": f"{value:.2f}"})
         speed = new / max(time.monotonic() - began, 1e-9)
-        metrics = {"collect/steps_per_second": speed, "collect/beta": beta}
-        return self.reduce(stats.metrics() | metrics)
+        counts = self.reduce(stats.counts() | {"collect/steps_per_second": speed}, "sum")
+        return counts | self.reduce(stats.rates() | {"collect/beta": beta})
 
     def interact(self, agent: BaseAgent | None, stats: CollectStats, beta: float) -> None:
         """One plan per actor and what comes of it; the one place where actors act.
@@ -175,23 +208,39 @@ class Experiment(AssembledRun):
         """
         self.collector.advance(agent, stats, beta=beta, noise=self.oracle_noise)
 
+    def write_shard(self) -> None:
+        """Write what was collected; separate collectors put all that they are at beside it."""
+        if self.role.alone:
+            self.buffer.flush(self.progress.epoch)
+            return
+        state = self.collector.state()
+        path = self.buffer.flush(self.progress.epoch, state, self.transport.check)
+        if path is not None:
+            self.transport.deliver(path)
+
     def label_new_training_data(self) -> dict[str, float]:
         """Ask the oracle for a plan at every state that has none yet."""
         began = time.monotonic()
-        labelled = self.dataset.label_new(self.oracle, self.agent.plan_horizon)
-        self.accelerator.wait_for_everyone()
-        return {"label/steps": float(labelled), "label/seconds": time.monotonic() - began}
+        shared = self.dataset if self.role.alone else self.labelling
+        labelled = shared.label_new(self.oracle, self.agent.plan_horizon)
+        counts = self.reduce({"label/steps": labelled}, "sum")
+        return counts | {"label/seconds": time.monotonic() - began}
 
     def make_batch(self, index: int) -> Batch:
-        """Batch number `index` of the run; depends on nothing else but the dataset.
+        """This process's part of batch number `index` of the run.
 
-        Threads call this side by side.
+        Depends on nothing else but the dataset. All processes draw one batch for all of them, in
+        which no window occurs twice, and each takes its own rows. Threads call this side by side.
         """
-        rng = numpy_generator(self.seed, "batch", self.rank, index)
-        window = self.dataset.sample(self.batch_size, rng)
+        ranks, rows = Ranks.of(self.accelerator), self.batch_size
+        rng = numpy_generator(self.seed, "batch", 0, index)
+        window = self.dataset.sample(ranks.whole(rows), rng, rows=ranks.part(rows))
         if self.augment is not None:
+            # Alters some rows by what others hold, so each process needs chances of its own.
+            if self.rank:
+                rng = numpy_generator(self.seed, "augment", self.rank, index)
             window = self.augment(window, rng)
-        return Batch.from_window(window)
+        return Batch.from_window(window, ranks)
 
     def batches(self) -> Generator[Batch, None, None]:
         """What is left of the epoch's batches."""
@@ -204,7 +253,7 @@ class Experiment(AssembledRun):
         progress, began, first = self.progress, time.monotonic(), self.progress.batches
         if progress.epoch < self.start_learning_at_epoch:
             return {}
-        if not self.dataset.ready_for_training:
+        if any_process(self.accelerator, not self.dataset.ready_for_training):
             logger.warning("nothing to train on in epoch %d yet", progress.epoch + 1)
             return {}
         with contextlib.closing(self.batches()) as batches:
@@ -213,7 +262,7 @@ class Experiment(AssembledRun):
                 self.bar.note(loss=f"{progress.epoch_means.result()[f'{PLANNER}/loss']:.3f}")
                 self.bar.show(progress, "training")
                 if progress.total_batches % self.log_interval == 0:
-                    self.log(progress.recent_means.result("train/"))
+                    self.log(self.reduce(progress.recent_means.result("train/")))
                     progress.recent_means = Means()
                 if progress.total_batches % self.batches_per_update == 0:
                     self.stop_if_asked()
@@ -225,12 +274,16 @@ class Experiment(AssembledRun):
         return self.reduce(means)
 
     def train_step(self, batch: Batch) -> dict[str, float]:
-        """One batch for every agent; the same masks for all."""
+        """One batch for every agent; the same masks for all.
+
+        Returns:
+            Scalars of this process; their means over all processes are those of the whole batch.
+        """
         batch = batch.to(self.DEVICE)
         results: dict[str, float] = {}
         for name, trainer in self.trainers.items():
             index, device = self.progress.total_batches, str(self.DEVICE)
-            generator = torch_generator(self.seed, "masks", self.rank, index, device=device)
+            generator = torch_generator(self.seed, "masks", 0, index, device=device)
             with trainer.accumulate():
                 loss, metrics = self.compute_loss(trainer, batch, generator)
                 metrics |= {"loss": loss.detach(), **trainer.update(loss)}
@@ -284,6 +337,7 @@ class Experiment(AssembledRun):
         if progress.best_epoch < 0 or score >= progress.best_score:
             progress.best_score, progress.best_epoch = score, progress.epoch
             if self.accelerator.is_main_process:
+                self.must_own()
                 whole_state.save_averaged(self, self.folder.best)
 
     def evaluate_test(self, policies: Sequence[str] | None = None) -> list[EvalRow]:
@@ -315,68 +369,14 @@ class Experiment(AssembledRun):
         self.publish()
         return rows
 
-    # Checkpoints
-
-    def save_checkpoint(self) -> None:
-        """Write the whole state of the run, so that it can go on as if it had not stopped."""
-        whole_state.save_run(self, self.folder.checkpoints)
-        if self.accelerator.is_main_process:
-            checkpoint.remove_old(self.folder.checkpoints, self.keep_last_ckpts)
-        self.accelerator.wait_for_everyone()
-
-    def load_checkpoint(self, epoch: int, resume_training_state: bool = True) -> None:
-        """Load the checkpoint written after `epoch` epochs; see `load_checkpoint_from_path`."""
-        path = self.folder.checkpoints / f"epoch_{epoch:06d}"
-        self.load_checkpoint_from_path(path, resume_training_state)
-
-    def load_checkpoint_from_path(self, path: Path, resume_training_state: bool = True) -> None:
-        """Load a checkpoint folder.
-
-        Args:
-            path: Folder of one checkpoint.
-            resume_training_state: Go on with this run from there; otherwise only take the averaged
-                weights, of any run, as the start of this one.
-
-        Raises:
-            CheckpointError: If it is missing, damaged, of another format, action set or model.
-        """
-        whole_state.load_run(self, path, resume=resume_training_state)
-
-    def load_agents(self, path: Path) -> dict[str, BaseAgent]:
-        """Agents that act by the averaged weights of a checkpoint; needs no `start`.
-
-        Args:
-            path: Folder of a checkpoint, or of the best or the latest weights.
-
-        Raises:
-            CheckpointError: If it is missing, damaged, of another format, action set or model.
-        """
-        with contextlib.closing(make_env(self.train_envs[0])) as env:
-            agents = self.make_agents(env.observation_spec, env.num_actions)
-            names = env.action_names
-        for agent in agents.values():
-            agent.eval().requires_grad_(False)
-        whole_state.load_averaged(agents, path, names)
-        return agents
-
-    def load_best(self) -> None:
-        """Let the agents act by the best weights; by the present ones where none was chosen."""
-        if self.progress.best_epoch >= 0:
-            whole_state.load_averaged(self.policies, self.folder.best, self.envs.action_names)
-
-    def write_latest_policy(self) -> None:
-        """Publish the averaged weights for other processes."""
-        if self.accelerator.is_main_process:
-            whole_state.save_averaged(self, self.folder.latest)
-
-    def read_latest_policy(self) -> None:
-        """Act by the published weights, if there are any yet."""
-        if (self.folder.latest / checkpoint.STATE_FILE).is_file():
-            whole_state.load_averaged(self.policies, self.folder.latest, self.envs.action_names)
-
     def closing_words(self, stopped: bool) -> str:
         """What `learn` has come to, in a few lines."""
         progress = self.progress
+        if not self.role.learns:
+            return (
+                f"{self.role.name} {self.number} {'stopped' if stopped else 'finished'} after "
+                f"{progress.env_steps:,} env steps"
+            )
         done = f"{progress.epoch} of {self.num_epochs} epochs"
         if stopped and progress.within_epoch:
             done += f" and {progress.batches} of {self.train_batches_per_epoch} batches"

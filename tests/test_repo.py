@@ -111,7 +111,7 @@ def imports_of(path: Path) -> set[str]:
     return {name for name in found if name.split(".")[0] == "remdm"}
 
 
-FOUNDATION = ("tokens", "maps", "registry", "seeding", "config", "gin_text", "_version")
+FOUNDATION = ("tokens", "maps", "registry", "seeding", "config", "gin_text", "ranks", "_version")
 ALLOWED = {
     "diffusion": (*FOUNDATION, "diffusion"),
     "nets": (*FOUNDATION, "nets", "data.batch"),

@@ -1,8 +1,10 @@
 """A folder of numbered files, in which all processes agree on who made which number.
 
-Every number is made by an exclusive creation (O_EXCL): of any number of rivals the file system
-lets one through, on local disks and on NFS from version 3 on. No hard links and no file locks
-are used, as many shared file systems lack them. The file with the highest number counts. It is
+Every number is made by an exclusive creation: of any number of rivals the file system lets one
+through, on local disks and on NFS from version 3 on. A whole file is linked into its place, so
+that nobody who is killed, or finds the disk full, leaves half of one under a number; where there
+are no links, as on some shared file systems, it is created there (O_EXCL) and then filled. No
+file locks are used. The file with the highest number counts. It is
 never removed; lower ones are, by whoever made a higher one. A process that slept between looking
 and creating may therefore create a number that was used and removed before. It looks once more
 after the creation, sees the higher number, and withdraws. That second look is fresh on NFS too:
@@ -13,8 +15,11 @@ import contextlib
 import errno
 import os
 import re
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
+
+from remdm.data.atomic_file import NO_LINKS, put_in_place
 
 _GENERATION_FILE = re.compile(r"generation-(\d{1,18})\.json")
 _LEFT_BEHIND = re.compile(r"\.generation-(\d{1,18})-.*\.tmp")
@@ -89,19 +94,17 @@ class GenerationLog:
             Whether the file is ours and the newest.
 
         Raises:
-            OSError: If the folder cannot be written to. A file that was begun then stays, since
-                the highest is never removed; it counts as damaged.
+            OSError: If the folder cannot be written to.
         """
         path = self.path(generation)
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(raw)
-                file.flush()
-                os.fsync(file.fileno())
+            self._create(path, generation, raw)
         except FileExistsError:
             return False
         except OSError as error:
+            # Whoever made a higher number has cleared away what was to become this one.
+            if isinstance(error, FileNotFoundError) and self._highest() > generation:
+                return False
             raise self._explained(error) from error
         self._sync_folder()
         if self._highest() > generation:
@@ -109,6 +112,19 @@ class GenerationLog:
             return False
         self._remove_below(generation)
         return True
+
+    def _create(self, path: Path, generation: int, raw: bytes) -> None:
+        """Make a file that is not there yet; raises FileExistsError if it is."""
+        whole = self.folder / f".generation-{generation}-{uuid.uuid4().hex}.tmp"
+        try:
+            _write(whole, raw)
+            put_in_place(whole, path)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            _write(path, raw)
+        finally:
+            whole.unlink(missing_ok=True)
 
     def rewrite(self, generation: int, raw: bytes, writer: str) -> None:
         """Replace the file of a generation, which only its maker may do.
@@ -158,3 +174,11 @@ class GenerationLog:
             f"who works here: {error.strerror or error}. Give this user the right to write to it, "
             "or choose another folder for the run (Experiment.ckpt_base_dir)",
         )
+
+
+def _write(path: Path, raw: bytes) -> None:
+    """Fill a new file, down to the disk."""
+    with path.open("xb") as file:
+        file.write(raw)
+        file.flush()
+        os.fsync(file.fileno())

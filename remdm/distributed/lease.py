@@ -130,7 +130,8 @@ class Lease:
         """Become the holder, as soon as the one before has ended.
 
         A dead process of this machine is replaced at once, one of another machine after its
-        `ttl_seconds` without a sign of life. To see that somebody lives takes a third of that.
+        `ttl_seconds` without a sign of life. To see that somebody lives on another machine takes
+        a third of that.
 
         Args:
             path: Folder of the lease, on a file system that all rivals share; made if missing.
@@ -152,10 +153,11 @@ class Lease:
         while True:
             sight = watch.look()
             if sight.entry is None or sight.ended:
-                lease = cls._begin(log, sight, owner, ttl_seconds)
+                generation = sight.entry.generation if sight.entry else 0
+                lease = cls._begin(log, generation + 1, owner, ttl_seconds)
                 if lease is not None:
                     return lease
-            elif sight.changed and clock() >= patience:
+            elif sight.alive and clock() >= patience:
                 raise LeaseHeld(_held_message(log.folder, sight))
             elif first:
                 logger.info(
@@ -166,11 +168,25 @@ class Lease:
             first = False
             time.sleep(min(max(sight.ttl_seconds / 20, 0.01), 0.5))
 
+    def regain(self) -> "Lease | None":
+        """A new lease in place of this one, which was lost: None if somebody had one meanwhile.
+
+        A machine that slept for a while may go on like that, where nobody took over.
+
+        Raises:
+            OSError: If the folder cannot be read or written.
+        """
+        if not self.lost.is_set() or self._released.is_set():
+            raise RuntimeError("only a lease that was lost, and not released, can be regained")
+        self._released.set()
+        if not self._is_newest():
+            return None
+        return self._begin(self._log, self.generation + 1, self.owner, self._holder.ttl_seconds)
+
     @classmethod
     def _begin(
-        cls, log: GenerationLog, sight: Sight, owner: str, ttl_seconds: float
+        cls, log: GenerationLog, generation: int, owner: str, ttl_seconds: float
     ) -> "Lease | None":
-        generation = sight.entry.generation + 1 if sight.entry else 1
         holder, began = Holder.here(owner, generation, ttl_seconds), clock()
         made = log.append(generation, holder.encoded())
         # A creation that took longer than the promise is worth nothing: others may be past it.

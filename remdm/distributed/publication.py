@@ -11,7 +11,6 @@ import errno
 import hashlib
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -20,9 +19,10 @@ from typing import Any
 
 from torch import Tensor
 
-from remdm.data.tensor_file import TEMPORARY_PREFIX, atomic_file, sweep_temporary_files
+from remdm.data.atomic_file import atomic_file, sweep_temporary_files
 from remdm.distributed.published_files import (
     LATEST_FILE,
+    DamagedPublicationError,
     Latest,
     PublicationError,
     Weights,
@@ -48,7 +48,6 @@ ABANDONED_SECONDS = 3600.0
 # Publications that may overtake one reading before it gives up.
 _MAX_OVERTAKEN = 100
 _GONE = (errno.ENOENT, errno.ESTALE)  # the second one is what a network disk says
-_TEMPORARY_NAME = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}([0-9]+)-[0-9a-f]{{32}}")
 
 logger = logging.getLogger(__name__)
 
@@ -219,7 +218,7 @@ class Subscriber:
                 if error.errno not in _GONE:
                     raise
             if missing == latest.version:
-                raise PublicationError(
+                raise DamagedPublicationError(
                     f"{self.folder / LATEST_FILE} names {latest.file}, which is not there; the "
                     "next publication replaces both"
                 )
@@ -284,18 +283,3 @@ def _sweep(folder: Path) -> None:
     """Remove temporary files of processes that are gone; that it fails is no harm."""
     with contextlib.suppress(OSError):
         sweep_temporary_files(folder, ABANDONED_SECONDS)
-        for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
-            owner = _TEMPORARY_NAME.fullmatch(path.name)
-            if owner is not None and not _runs(int(owner[1])):
-                path.unlink(missing_ok=True)
-
-
-def _runs(process: int) -> bool:
-    """Whether there is a process of this number on this machine."""
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True  # somebody else's
-    return True

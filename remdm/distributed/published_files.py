@@ -54,6 +54,10 @@ class PublicationError(ValueError):
     """Published weights are damaged or do not fit, or what should be published makes no sense."""
 
 
+class DamagedPublicationError(PublicationError):
+    """What was published cannot be trusted; the next publication replaces it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Latest:
     """What `LATEST.json` says.
@@ -73,9 +77,9 @@ class Latest:
     facts: dict[str, Any]
 
 
-def damaged(path: Path, reason: str) -> PublicationError:
+def damaged(path: Path, reason: str) -> DamagedPublicationError:
     """The error for a file that cannot be trusted."""
-    return PublicationError(f"{path} is damaged: {reason}; the next publication replaces it")
+    return DamagedPublicationError(f"{path} is damaged: {reason}; the next publication replaces it")
 
 
 def weights_name(version: int) -> str:

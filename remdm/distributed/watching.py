@@ -129,6 +129,13 @@ class Holder:
             return False
         return seen[0] in "ZX" or (self.process_start != 0 and seen[1] != self.process_start)
 
+    def runs_here(self) -> bool:
+        """Whether its process is certainly on this machine, alive and not stopped."""
+        if not self.machine or self.machine != _machine() or self.released:
+            return False
+        seen = _state_and_start(self.pid)
+        return seen is not None and seen[0] not in "ZXTt" and seen[1] == self.process_start
+
 
 @dataclass(frozen=True, slots=True)
 class Sight:
@@ -152,6 +159,11 @@ class Sight:
     def silent(self) -> bool:
         """Whether nothing has changed for so long that the writer has given up."""
         return self.unchanged_seconds >= self.ttl_seconds
+
+    @property
+    def alive(self) -> bool:
+        """Whether its holder has shown a sign of life: it wrote, or its process runs here."""
+        return self.changed or (self.holder is not None and self.holder.runs_here())
 
     @property
     def ended(self) -> bool:

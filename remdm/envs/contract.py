@@ -70,6 +70,24 @@ class PlannerEnv(ABC):
 
 
 @dataclass(frozen=True, slots=True)
+class EnvKind:
+    """What all environments of a run have in common.
+
+    Attributes:
+        action_names: One name per action.
+        observation_spec: Arrays of one observation, by name.
+    """
+
+    action_names: tuple[str, ...]
+    observation_spec: dict[str, ArraySpec]
+
+    @property
+    def num_actions(self) -> int:
+        """Size of the action set."""
+        return len(self.action_names)
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """All the steps that one `execute` call ran; N environments, K step slots.
 

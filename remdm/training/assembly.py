@@ -1,23 +1,29 @@
 """Building what an experiment works with: processes, environments, agents, data, logs."""
 
 import contextlib
-import logging
+import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import InitProcessGroupKwargs, set_seed
 
 from remdm import config
 from remdm.agent import BaseAgent
-from remdm.artifacts import policy_name, publish_artifact
 from remdm.data.contract import RLDataset
+from remdm.data.datasets import DiskTrajDataset
 from remdm.data.shards import RecordingBuffer
-from remdm.envs.contract import PlanVecEnv
+from remdm.distributed.labelling import SharedLabelling
+from remdm.distributed.lease import Lease
+from remdm.distributed.ownership import Ownership, role_folder
+from remdm.distributed.publication import Subscriber
+from remdm.distributed.transport import FileTransport, Transport, collector_name
+from remdm.envs.contract import EnvKind, PlanVecEnv
 from remdm.envs.history import with_history
 from remdm.envs.making import make_env, make_vec_env
 from remdm.envs.sync import check_same_kind
@@ -27,12 +33,12 @@ from remdm.training.collector import Collector
 from remdm.training.frames import Budget
 from remdm.training.interrupt import StopRequest
 from remdm.training.progress import Progress, ProgressBar
+from remdm.training.roles import BOTH, Role
 from remdm.training.run_folder import RunFolder
 from remdm.training.settings import MAY_CHANGE, ExperimentSettings
-from remdm.training.tracking import JsonlLog, check_trackers, init_trackers, reduce_metrics
+from remdm.training.trackers import Trackers, check_trackers
+from remdm.training.tracking import JsonlLog
 from remdm.training.trainer import AgentTrainer, OptimiserSettings
-
-logger = logging.getLogger(__name__)
 
 PLANNER, BASELINE = "planner", "single_step"
 
@@ -45,31 +51,51 @@ class AssembledRun(ExperimentSettings):
         progress: Its counters.
         accelerator: Device and processes.
         budget: What the run comes to on so many actors.
+        role: What this process does of it; some attributes are only there in some roles.
+        kind: Actions and observations of all its environments.
         envs: The environments that collect.
+        val_envs: The environments that validate.
+        transport: What connects separate collectors with the run.
+        subscriber: Reads published weights.
+        labelling: Shares the shards among separate labellers.
         trainers: The planner and, where there is one, the baseline, each with its optimiser.
         dataset: What batches are drawn from.
         collector: Runs the actors.
         metrics_log: `metrics.jsonl`.
+        tracking: The trackers of accelerate.
     """
 
     folder: RunFolder
     progress: Progress
     accelerator: Accelerator
     budget: Budget
+    role: Role
+    kind: EnvKind
     envs: PlanVecEnv
+    val_envs: PlanVecEnv
+    transport: Transport
+    subscriber: Subscriber
+    labelling: SharedLabelling
     trainers: dict[str, AgentTrainer]
     dataset: RLDataset
     collector: Collector
     metrics_log: JsonlLog
+    tracking: Trackers
 
-    def assemble(self) -> None:
+    def assemble(self, role: Role = BOTH, transport: Transport | None = None) -> None:
         """Build everything, and claim the run folder; what is on disk is not read yet.
+
+        Args:
+            role: What this process does; what other roles need is not built, or not opened.
+            transport: Connects a collector with the run; made from the run's folder when None.
 
         Raises:
             ValueError: If the configuration does not make sense, a binding is of no use, or the
                 folder holds a run with another configuration.
+            LeaseHeld: If another process has this role.
         """
         self._open = contextlib.ExitStack()
+        self.role = role
         self.folder = RunFolder(Path(self.ckpt_base_dir) / self.run_name)
         self.progress, self.stop = Progress(), StopRequest()
         check_trackers(self.trackers)
@@ -82,7 +108,9 @@ class AssembledRun(ExperimentSettings):
             self.init_model()
             self.init_dsets()
             self.init_folder()
-            self.init_collector()
+            self.init_place(transport)
+            if role.collects:
+                self.init_collector()
             self.init_logger()
         except BaseException:
             self._open.close()
@@ -102,8 +130,11 @@ class AssembledRun(ExperimentSettings):
 
     def init_accelerator(self) -> None:
         """The accelerator of the run; each trainer gets one more."""
+        patience = timedelta(seconds=self.max_silence_seconds)
         self.accelerator = self.make_accelerator(
-            log_with=list(self.trackers) or None, project_dir=str(self.folder.root)
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=patience)],
+            log_with=list(self.trackers) or None,
+            project_dir=str(self.folder.root),
         )
         self._open.callback(self.accelerator.end_training)
         if self.mixed_precision == "fp16" and self.accelerator.device.type == "cpu":
@@ -117,23 +148,31 @@ class AssembledRun(ExperimentSettings):
 
     def init_envs(self) -> None:
         """The environments that collect, and those that validate."""
-        names = allot_actors(self.train_envs, self.actor_shares, self.parallel_actors)
-        caps = level_caps(self.train_envs, self.train_step_caps)
-        self.envs = self.make_vec_env(names, [caps[name] for name in names])
-        self._open.callback(self.envs.close)
-        actors = self.envs.num_envs * self.accelerator.num_processes
-        self.budget = self.budget_of(actors)
-        rows = min(self.val_rows, self.val_episodes) if self.budget.val_interval else 1
-        self.val_envs = self.make_vec_env([e for e in self.train_envs for _ in range(rows)])
-        self._open.callback(self.val_envs.close)
-        # Made once and closed: a misspelt name should not end the run after the training.
-        for name in self.heldout_envs:
+        self.kind = self.look_at_envs()
+        processes = self.accelerator.num_processes if self.role.alone else 1
+        self.budget = self.budget_of(self.parallel_actors * processes)
+        if self.role.collects:
+            names = allot_actors(self.train_envs, self.actor_shares, self.parallel_actors)
+            caps = level_caps(self.train_envs, self.train_step_caps)
+            self.envs = self.make_vec_env(names, [caps[name] for name in names])
+            self._open.callback(self.envs.close)
+        if self.role.validates:
+            rows = min(self.val_rows, self.val_episodes) if self.budget.val_interval else 1
+            self.val_envs = self.make_vec_env([e for e in self.train_envs for _ in range(rows)])
+            self._open.callback(self.val_envs.close)
+
+    def look_at_envs(self) -> EnvKind:
+        """Make one of each environment: a misspelt name should not end the run after the training.
+
+        Raises:
+            ValueError: If one is unknown, or they differ in actions or observations.
+        """
+        kinds = []
+        for name in (names := [*self.train_envs, *self.heldout_envs]):
             with contextlib.closing(make_env(name)) as env:
-                check_same_kind(
-                    [self.train_envs[0], name],
-                    [self.envs.action_names, tuple(env.action_names)],
-                    [self.envs.observation_spec, env.observation_spec],
-                )
+                kinds.append(EnvKind(tuple(env.action_names), dict(env.observation_spec)))
+        check_same_kind(names, [k.action_names for k in kinds], [k.observation_spec for k in kinds])
+        return kinds[0]
 
     def make_vec_env(
         self, names: Sequence[str], caps: Sequence[int | None] | None = None
@@ -175,20 +214,18 @@ class AssembledRun(ExperimentSettings):
             ema_decay=self.ema_decay,
             total_updates=self.budget.total_updates,
         )
-        agents = self.make_agents(self.envs.observation_spec, self.envs.num_actions)
+        agents = self.make_agents(self.kind.observation_spec, self.kind.num_actions)
+        trains = self.role.learns
         self.trainers = {
-            name: AgentTrainer(name, agent, self.make_accelerator(), settings)
+            name: AgentTrainer(name, agent, self.make_accelerator(), settings, trains=trains)
             for name, agent in agents.items()
         }
 
     def init_dsets(self) -> None:
-        """The dataset, and the recorder that fills it."""
+        """The dataset that shards go to and batches come from."""
         root = Path(self.buffer_dir) if self.buffer_dir else self.folder.root
         self.dataset = self.dataset_type(str(root.parent), root.name)
         self.dataset.configure_from_experiment(self)
-        self.buffer = RecordingBuffer(
-            self.dataset.save_new_trajs_to, self.envs.action_names, f"rank{self.rank}"
-        )
 
     def init_folder(self) -> None:
         """The run folder, with the config in it. Only now all that can be bound is made."""
@@ -196,31 +233,103 @@ class AssembledRun(ExperimentSettings):
         config.check_bindings()
         owners = [base.__name__ for base in type(self).__mro__]
         may_change = {f"{owner}.{name}" for owner in owners for name in MAY_CHANGE}
-        self.folder.check(resume=self.resume, may_change=may_change)
+        self.folder.check(resume=self.resume if self.role.learns else "auto", may_change=may_change)
         # Everybody has looked at the folder before anybody writes to it.
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            self._open.enter_context(self.folder.claim())
+            if self.owned:
+                self.ownership = self._open.enter_context(self.own())
+                self.folder.tidy(self.role)
+            self.folder.keep_config(may_change)
         self.accelerator.wait_for_everyone()
+
+    @property
+    def owned(self) -> bool:
+        """Whether only one process may play this role."""
+        return self.role.learns or self.role.validates
+
+    def own(self) -> Ownership:
+        """The right to change the run, and the dataset, where it lies elsewhere."""
+        if not self.role.learns:
+            return Ownership([role_folder(self.folder.root, self.role.name)], self.role.name)
+        roots = [self.folder.root]
+        if self.buffer_dir and self.has_dset_edit_rights:
+            roots.append(Path(self.buffer_dir))
+        return Ownership([role_folder(root, "learn") for root in roots], self.role.name)
+
+    def must_own(self) -> None:
+        """To be called before files are changed that only this process may change.
+
+        Raises:
+            LeaseLost: If another process has taken over.
+        """
+        if self.accelerator.is_main_process:
+            self.ownership.check()
+
+    def init_place(self, transport: Transport | None) -> None:
+        """This process among others of its role, and where it finds weights."""
+        self.acting_version, self.acting_updates = 0, 0
+        self.acting_epoch, self.acting_env_steps = 0, 0
+        self.number, weights = self.rank, self.folder.latest
+        if self.role.name == "collect":
+            self.transport = transport or FileTransport(self.folder, self.disk_dataset.folder)
+            self._open.enter_context(self.transport)
+            self.number, weights = (
+                self.transport.enlist(self.role.index),
+                self.transport.weights_folder,
+            )
+        elif self.role.name == "label":
+            self.labelling = SharedLabelling(self.disk_dataset.folder, self.role.index)
+            self.number = self._open.enter_context(self.labelling).number
+        self.subscriber = Subscriber(weights)
+
+    @property
+    def disk_dataset(self) -> DiskTrajDataset:
+        """The dataset, which separate processes can only share on disk.
+
+        Raises:
+            ValueError: If it is another one.
+        """
+        if not isinstance(self.dataset, DiskTrajDataset):
+            raise ValueError(
+                "separate processes share a dataset on disk, and this one is a "
+                f"{type(self.dataset).__name__}; set Experiment.dataset_type = @DiskTrajDataset, "
+                "or take --mode both."
+            )
+        return self.dataset
 
     def init_collector(self) -> None:
         """What runs the actors. The oracle may have to learn first, so all else is checked now."""
-        accompanied = self.oracle.accompany(self.envs, self.agent.plan_horizon)
+        to, who = self.dataset.save_new_trajs_to, f"rank{self.rank}"
+        if not self.role.alone:
+            to, who = self.transport.outbox, collector_name(self.number)
+        self.buffer = RecordingBuffer(to, self.kind.action_names, who)
+        with self.one_at_a_time():
+            accompanied = self.oracle.accompany(self.envs, self.agent.plan_horizon)
         self.collector = Collector(
             with_history(accompanied, self.agent.history, self.agent.observation_keys),
             self.oracle,
             self.buffer,
             seed=self.seed,
-            rank=self.rank,
+            rank=self.number,
             plan_horizon=self.agent.plan_horizon,
             replan_every=self.agent.replan_every_collect or self.agent.replan_every,
         )
 
+    def one_at_a_time(self) -> contextlib.AbstractContextManager[Any]:
+        """While an oracle learns, separate collectors wait for the first of them."""
+        if self.role.alone:
+            return contextlib.nullcontext()
+        return Lease.acquire(
+            role_folder(self.folder.root, "oracle"), "oracle", wait_seconds=math.inf
+        )
+
     def init_logger(self) -> None:
-        """`metrics.jsonl`, the trackers asked for, the progress bar."""
-        self.metrics_log = JsonlLog(self.folder.metrics)
-        wandb = {"entity": self.wandb_entity, "name": self.run_name, "dir": str(self.folder.root)}
-        init_trackers(self.accelerator, self.wandb_project, config.config_dict(), wandb)
+        """`metrics.jsonl`, the trackers asked for, which do not run yet, the progress bar."""
+        self.metrics_log = JsonlLog(self.folder.metrics_of(self.role, self.number))
+        notes = self.folder.trackers_of(self.role, self.number)
+        axis = "updates" if self.role.learns or self.role.validates else "env_steps"
+        self.tracking = Trackers(self.accelerator, self.metrics_log, notes, axis)
         self.init_bar(shown=False)
 
     def init_bar(self, *, shown: bool) -> None:
@@ -262,65 +371,12 @@ class AssembledRun(ExperimentSettings):
         return {name: trainer.policy for name, trainer in self.trainers.items()}
 
     def publish(self) -> None:
-        """Let all agents act by the averaged weights of now."""
+        """Let all agents act by the averaged weights of now, where they are trained."""
+        if not self.role.learns:
+            return
         for trainer in self.trainers.values():
             trainer.publish()
-
-    def publish_artifacts(self) -> None:
-        """Hand the last and the best weights to W&B, where it follows the run."""
-        if "wandb" not in self.trackers or not self.accelerator.is_main_process:
-            return
-        followed = self.accelerator.get_tracker("wandb", unwrap=True)
-        for folder, best in ((self.folder.latest, False), (self.folder.best, True)):
-            if folder.is_dir():
-                name = policy_name(self.train_envs[0], best=best)
-                self.tell(f"published {publish_artifact(followed, folder, name)}")
-
-    def x_axis_metrics(self) -> dict[str, float]:
-        """What curves are drawn against."""
-        return {
-            "epoch": self.progress.epoch,
-            "env_steps": self.progress.env_steps,
-            "updates": self.trainers[PLANNER].updates,
-        }
-
-    def log(self, metrics: Mapping[str, Any]) -> None:
-        """Write a line of metrics, and tell the trackers."""
-        if self.accelerator.is_main_process:
-            line = {**self.x_axis_metrics(), **metrics}
-            self.metrics_log.write(line)
-            self.accelerator.log(line, step=int(line["updates"]))
-
-    def tell(self, text: str) -> None:
-        """Log something for people, once for all processes."""
-        if self.accelerator.is_main_process:
-            logger.info(text)
-
-    def steps_to_collect(self, before: int) -> int:
-        """Env steps of this process in the present epoch; `before` of them are collected."""
-        # They are counted in `env_steps` already; without them, all starts of an epoch are alike.
-        earlier = self.progress.env_steps - int(self.reduce({"steps": before}, "sum")["steps"])
-        processes = self.accelerator.num_processes
-        return self.budget.steps_to_collect(self.progress.epoch, earlier, processes)
-
-    def reduce(self, metrics: Mapping[str, Any], how: str = "mean") -> dict[str, float]:
-        """Mean or sum over all processes; keys need not be the same everywhere."""
-        return reduce_metrics(self.accelerator, dict(metrics), how)
-
-    def summary(self) -> str:
-        """What is about to run, in a few lines."""
-        sizes = ", ".join(
-            f"{name} {type(t.agent).__name__} {sum(p.numel() for p in t.agent.parameters()):,}"
-            for name, t in self.trainers.items()
-        )
-        notes = "".join(f"{note}\n" for note in self.budget.notes)
-        return (
-            f"run {self.folder.root}: {sizes} parameters on {self.DEVICE}\n"
-            f"{self.envs.num_envs} actors ({self.env_mode}) in {', '.join(self.train_envs)}; "
-            f"held out: {', '.join(self.heldout_envs) or 'none'}\n"
-            f"oracle {self.oracle.name}; {self.dataset.get_description()}\n"
-            f"{notes}epoch {self.progress.epoch} of {self.num_epochs}"
-        )
+        self.acting_updates = self.trainers[PLANNER].updates
 
     def close(self) -> None:
         """Free environments, trackers and the folder; the run can be started again."""

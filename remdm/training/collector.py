@@ -43,17 +43,20 @@ class CollectStats:
     plans: int = 0
     nfe: float = 0.0
 
-    def metrics(self) -> dict[str, float]:
-        """Scalars for the log; an environment without a finished episode has no rate."""
+    def counts(self) -> dict[str, float]:
+        """What the log adds up over processes."""
+        return {
+            "collect/env_steps": self.env_steps,
+            "collect/episodes": sum(self.episodes.values()),
+        }
+
+    def rates(self) -> dict[str, float]:
+        """What the log averages; an environment without a finished episode has no rate."""
         rates = {f"collect/win_rate/{e}": self.wins[e] / n for e, n in self.episodes.items()}
         rates |= {f"collect/return/{e}": self.returns[e] / n for e, n in self.episodes.items()}
         if self.plans:
             rates["collect/nfe_per_plan"] = self.nfe / self.plans
-        return {
-            "collect/env_steps": self.env_steps,
-            "collect/episodes": sum(self.episodes.values()),
-            **rates,
-        }
+        return rates
 
     def score(self, metric: str) -> tuple[str, float]:
         """A short name and the mean of "win_rate" or "return" over all finished episodes."""

@@ -58,6 +58,16 @@ class Frames:
         collecting = max(0, epochs - self.idle)
         return 0 if not collecting else self.first + (collecting - 1) * self.per_epoch
 
+    def epoch_of(self, collected: int) -> int:
+        """The epoch, from 0, whose data is made next after `collected` env steps.
+
+        Raises:
+            ValueError: If epochs collect nothing.
+        """
+        self._check("Experiment.shard_timesteps")
+        beyond = collected - self.first
+        return self.idle + (0 if beyond < 0 else 1 + beyond // self.per_epoch)
+
     def epochs_within(self, total: int) -> int:
         """Most epochs that `total` env steps suffice for, N; at least one that collects.
 
@@ -172,6 +182,11 @@ class Budget:
     def validates_after(self, epoch: int) -> bool:
         """Whether a validation follows epoch number `epoch`, from 0."""
         return self.val_interval is not None and (epoch + 1) % self.val_interval == 0
+
+    def validation_between(self, first: int, last: int) -> bool:
+        """Whether a validation is due after one of the epochs from `first` to `last`, exclusive."""
+        interval = self.val_interval
+        return interval is not None and last // interval > first // interval
 
     def steps_to_collect(self, epoch: int, env_steps: int, processes: int = 1) -> int:
         """Env steps that each process has to collect in an epoch.

@@ -14,11 +14,11 @@ from remdm.registry import unknown_name_message
 from remdm.training import frames
 from remdm.training.beta import BetaSchedule, LinearBeta
 from remdm.training.frames import Budget, Frames
+from remdm.training.setting_values import resume_point, whole_steps
 
 Augmentation = Callable[[Window, np.random.Generator], Window]
 """Alters a batch; made with the oracle, which labels what it makes up."""
 
-RESUME_WORDS = ("auto", "must", "never")
 PRECISIONS = ("no", "bf16", "fp16")
 METRICS = ("win_rate", "return")
 
@@ -37,8 +37,12 @@ MAY_CHANGE = (
     "ckpt_interval",
     "dloader_workers",
     "env_mode",
+    "keep_every_ckpts",
     "keep_last_ckpts",
     "log_interval",
+    "max_epochs_ahead",
+    "max_silence_seconds",
+    "max_wait_seconds",
     "num_env_workers",
     "resume",
     "test_episodes",
@@ -70,6 +74,7 @@ LEAST = {
     "test_episodes": 1,
     "test_step_cap": 1,
     "ckpt_interval": 1,
+    "keep_every_ckpts": 1,
     "keep_last_ckpts": 1,
     "batch_size": 1,
     "batches_per_update": 1,
@@ -78,6 +83,10 @@ LEAST = {
     "lr_warmup_timesteps": 0,
     "l2_coeff": 0,
     "dloader_workers": 0,
+    "shard_timesteps": 1,
+    "max_epochs_ahead": 0,
+    "max_wait_seconds": 0,
+    "max_silence_seconds": 1,
     "log_interval": 1,
 }
 
@@ -92,7 +101,7 @@ class ExperimentSettings:
         ckpt_base_dir: str = "runs",
         buffer_dir: str | None = None,
         seed: int = 0,
-        resume: str = "auto",
+        resume: str | int = "auto",
         start_from: str | None = None,
         train_envs: Sequence[str] = gin.REQUIRED,
         heldout_envs: Sequence[str] = (),
@@ -126,6 +135,7 @@ class ExperimentSettings:
         test_episodes: int = 200,
         test_step_cap: int | None = None,
         ckpt_interval: int | None = 1,
+        keep_every_ckpts: int | None = None,
         keep_last_ckpts: int = 2,
         always_save_latest: bool = True,
         always_load_latest: bool = False,
@@ -141,6 +151,10 @@ class ExperimentSettings:
         ema_decay: float = 0.999,
         mixed_precision: str = "no",
         dloader_workers: int = 1,
+        shard_timesteps: int | None = None,
+        max_epochs_ahead: int = 1,
+        max_wait_seconds: float = 600.0,
+        max_silence_seconds: float = 1800.0,
         trackers: Sequence[str] = (),
         wandb_project: str = "remdm",
         wandb_entity: str | None = None,
@@ -154,7 +168,8 @@ class ExperimentSettings:
         ckpt_base_dir: Folder that run folders are made in.
         buffer_dir: Folder for shards and labels; the run folder when None.
         seed: All randomness of the run follows from it.
-        resume: "auto" goes on with an existing run, "must" insists on one, "never" refuses.
+        resume: "auto" goes on with an existing run, "must" insists on one, "never" refuses. A
+            number goes back to the checkpoint after so many epochs, at every start.
         start_from: Folder of another run or checkpoint, or "wandb:..." of one, whose averaged
             weights this run begins with; None begins with random ones.
         train_envs: Environments to collect, train and validate in.
@@ -198,7 +213,8 @@ class ExperimentSettings:
         test_step_cap: Steps after which a test episode counts as lost; the environments' own
             limits when None, which is what results are compared at.
         ckpt_interval: Epochs between checkpoints; None only saves at the end.
-        keep_last_ckpts: Checkpoints to keep; the best one is kept apart.
+        keep_every_ckpts: Checkpoints after a multiple of so many epochs, 0 among them, stay.
+        keep_last_ckpts: Newest checkpoints that stay; the best one is kept apart.
         always_save_latest: Publish the averaged weights after each epoch.
         always_load_latest: Take published weights before collecting.
         has_dset_edit_rights: Whether this run may evict and quarantine shards.
@@ -213,6 +229,13 @@ class ExperimentSettings:
         ema_decay: Decay of the moving average of the weights.
         mixed_precision: "no", "bf16" or "fp16", as in accelerate.
         dloader_workers: Threads that prepare batches ahead; 0 prepares them in turn.
+        shard_timesteps: Env steps that a process that only collects puts into one shard; an
+            eighth of an epoch when None.
+        max_epochs_ahead: Epochs whose data separate collectors may make before the learner has
+            come to them.
+        max_wait_seconds: How long a separate process waits for others without any progress.
+        max_silence_seconds: How long the processes that learn together wait for one of them before
+            they count it as lost: longer than one takes to save a checkpoint or to label its part.
         trackers: Trackers of accelerate beside `metrics.jsonl`: "tensorboard", "wandb", ...
         wandb_project: Project of the wandb tracker.
         wandb_entity: User or team of the wandb tracker.
@@ -223,7 +246,7 @@ class ExperimentSettings:
             ValueError: If a value makes no sense.
         """
         self.run_name, self.ckpt_base_dir, self.buffer_dir = run_name, ckpt_base_dir, buffer_dir
-        self.seed, self.resume, self.start_from = seed, resume, start_from
+        self.seed, self.resume, self.start_from = seed, resume_point(resume), start_from
         self.train_envs, self.heldout_envs = tuple(train_envs), tuple(heldout_envs)
         self.actor_shares, self.train_step_caps = actor_shares, train_step_caps
         self.parallel_actors, self.env_mode = parallel_actors, env_mode
@@ -232,26 +255,29 @@ class ExperimentSettings:
         self.oracle_type, self.dataset_type = oracle_type, dataset_type
         self.augmentation_type, self.beta_schedule_type = augmentation_type, beta_schedule_type
         self.oracle_noise, self.warm_start_timesteps = oracle_noise, warm_start_timesteps
-        self.epochs, self.total_timesteps = epochs, _whole("total_timesteps", total_timesteps)
+        self.epochs, self.total_timesteps = epochs, whole_steps("total_timesteps", total_timesteps)
         self.train_timesteps_per_epoch = train_timesteps_per_epoch
         self.train_batches_per_epoch = train_batches_per_epoch
         self.start_learning_at_epoch = start_learning_at_epoch
         self.start_collecting_at_epoch = start_collecting_at_epoch
         self.val_interval, self.val_episodes, self.val_rows = val_interval, val_episodes, val_rows
-        self.val_interval_timesteps = _whole("val_interval_timesteps", val_interval_timesteps)
+        self.val_interval_timesteps = whole_steps("val_interval_timesteps", val_interval_timesteps)
         self.val_metric, self.val_step_cap = val_metric, val_step_cap
         self.val_replan_every = val_replan_every
         self.test_episodes, self.test_step_cap = test_episodes, test_step_cap
-        self.ckpt_interval, self.keep_last_ckpts = ckpt_interval, keep_last_ckpts
+        self.ckpt_interval, self.keep_every_ckpts = ckpt_interval, keep_every_ckpts
+        self.keep_last_ckpts = keep_last_ckpts
         self.always_save_latest = always_save_latest
         self.always_load_latest = always_load_latest
         self.has_dset_edit_rights = has_dset_edit_rights
         self.batch_size, self.batches_per_update = batch_size, batches_per_update
         self.learning_rate, self.lr_warmup_steps = learning_rate, lr_warmup_steps
-        self.lr_warmup_timesteps = _whole("lr_warmup_timesteps", lr_warmup_timesteps)
+        self.lr_warmup_timesteps = whole_steps("lr_warmup_timesteps", lr_warmup_timesteps)
         self.lr_final_fraction, self.l2_coeff = lr_final_fraction, l2_coeff
         self.grad_clip, self.ema_decay = grad_clip, ema_decay
         self.mixed_precision, self.dloader_workers = mixed_precision, dloader_workers
+        self.shard_timesteps, self.max_epochs_ahead = shard_timesteps, max_epochs_ahead
+        self.max_wait_seconds, self.max_silence_seconds = max_wait_seconds, max_silence_seconds
         self.trackers = tuple(trackers)
         self.wandb_project, self.wandb_entity = wandb_project, wandb_entity
         self.log_interval, self.verbose = log_interval, verbose
@@ -273,7 +299,7 @@ class ExperimentSettings:
             raise ValueError(
                 f"grad_clip must be above 0, got {self.grad_clip}; set Experiment.grad_clip."
             )
-        words_of = {"resume": RESUME_WORDS, "mixed_precision": PRECISIONS, "val_metric": METRICS}
+        words_of = {"mixed_precision": PRECISIONS, "val_metric": METRICS}
         for name, words in words_of.items():
             if getattr(self, name) not in words:
                 raise ValueError(
@@ -305,6 +331,10 @@ class ExperimentSettings:
                     f"{name}={value} and {other}={counted} say the same thing in two ways; set "
                     f"Experiment.{other} = {default}, its default, or Experiment.{name} = None."
                 )
+
+    def oracle_acts_alone(self, epoch: int) -> bool:
+        """Whether epoch number `epoch` is the warm start, which needs no weights."""
+        return epoch == self.start_collecting_at_epoch and self.warm_start_timesteps > 0
 
     def frames_of(self, actors: int) -> Frames:
         """Env steps by epoch.
@@ -364,16 +394,3 @@ class ExperimentSettings:
             val_interval=interval,
             notes=tuple(notes),
         )
-
-
-def _whole(name: str, value: float | None) -> int | None:
-    """A count of env steps, also where it is written as 1e8.
-
-    Raises:
-        ValueError: If it is no whole number.
-    """
-    if value is not None and value % 1:
-        raise ValueError(
-            f"{name} must be a whole number of env steps, got {value}; set Experiment.{name}."
-        )
-    return None if value is None else int(value)

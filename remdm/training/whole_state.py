@@ -13,6 +13,7 @@ from remdm.data.plain_json import one_line, typed
 from remdm.training.checkpoint import (
     STATE_FILE,
     CheckpointError,
+    epoch_name,
     how_far,
     load_into,
     load_plain,
@@ -42,7 +43,7 @@ def _facts(run: "AssembledRun") -> dict[str, Any]:
     return {
         "remdm_version": __version__,
         "progress": run.progress.to_dict(),
-        "action_names": list(run.envs.action_names),
+        "action_names": list(run.kind.action_names),
         "agents": {name: type(t.agent).__name__ for name, t in run.trainers.items()},
         "plan_horizon": run.agent.plan_horizon,
     }
@@ -88,9 +89,17 @@ def _part(folder: Path, state: Mapping[str, Any], name: str, *kinds: type) -> An
     try:
         return typed(state, name, *kinds)
     except ValueError as error:
-        raise CheckpointError(
-            f"{folder / STATE_FILE} is damaged ({error}); move that folder away to go on without it"
-        ) from error
+        raise _unlike(folder, state, str(error)) from error
+
+
+def _unlike(folder: Path, state: Mapping[str, Any], reason: str) -> CheckpointError:
+    """The error for a checkpoint that holds other things than those of this version do."""
+    version = one_line(str(state.get("remdm_version", "unknown")), 40)
+    return CheckpointError(
+        f"{folder / STATE_FILE} is damaged, or is not of this version of remdm, {__version__} "
+        f"({reason}; version {version} wrote it): load it with that one, or move that folder away "
+        "to go on without it"
+    )
 
 
 def load_averaged(
@@ -124,7 +133,7 @@ def save_averaged(run: "AssembledRun", folder: Path) -> None:
 
 def checkpoint_name(progress: Progress) -> str:
     """Folder name of a checkpoint: epochs done, and batches of the one that runs."""
-    name = f"epoch_{progress.epoch:06d}"
+    name = epoch_name(progress.epoch)
     return f"{name}_batch_{progress.batches:06d}" if progress.within_epoch else name
 
 
@@ -146,11 +155,9 @@ def newest_checkpoint(root: Path) -> Path | None:
 
 def save_run(run: "AssembledRun", root: Path) -> None:
     """Write everything that `load_run` needs; to be called by all processes."""
-    own = {
-        "collector": {k: torch.from_numpy(v) for k, v in run.collector.state().items()},
-        "random": random_states(),
-        "progress": run.progress.to_dict(),
-    }
+    own = {"random": random_states(), "progress": run.progress.to_dict()}
+    if run.role.collects:
+        own["collector"] = {k: torch.from_numpy(v) for k, v in run.collector.state().items()}
     processes = gather_object([own])
     if not run.accelerator.is_main_process:
         return
@@ -163,6 +170,7 @@ def save_run(run: "AssembledRun", root: Path) -> None:
 
     state = {
         **_facts(run),
+        "mode": run.role.name,
         "num_processes": len(processes),
         "dataset": run.dataset.state(),
         "metrics_bytes": run.metrics_log.size,
@@ -177,7 +185,7 @@ def load_run(run: "AssembledRun", folder: Path, *, resume: bool) -> None:
         CheckpointError: If it is missing, damaged, or does not fit; no file has changed then.
     """
     agents = {name: trainer.agent for name, trainer in run.trainers.items()}
-    state = check_facts(folder, agents, run.envs.action_names)
+    state = check_facts(folder, agents, run.kind.action_names)
     if resume:
         own = _own_process(run, folder, state)
         remembered = _part(folder, state, "dataset", dict)
@@ -186,13 +194,19 @@ def load_run(run: "AssembledRun", folder: Path, *, resume: bool) -> None:
         trainer.load(folder, resume=resume)
     if not resume:
         return
-    run.progress = Progress.from_dict(own["progress"])
-    _adopt_best(run)
+    try:
+        run.progress = Progress.from_dict(own["progress"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unlike(folder, state, f"its counters: {one_line(str(error), 200)}") from error
+    run.acting_updates = run.trainers["planner"].updates
+    adopt_best(run)
     set_random_states(own["random"])
-    run.dataset.restore(remembered)
+    # Separate collectors do not go back with the learner: what they made since stays.
+    run.dataset.restore(remembered, keep_newer=not run.role.alone)
     if run.accelerator.is_main_process:
         run.metrics_log.rewind(max(0, metrics_bytes))
-    run.collector.restore({k: v.numpy() for k, v in own["collector"].items()})
+    if run.role.collects:
+        run.collector.restore({k: v.numpy() for k, v in own["collector"].items()})
 
 
 def _own_process(run: "AssembledRun", folder: Path, state: dict[str, Any]) -> dict[str, Any]:
@@ -202,6 +216,13 @@ def _own_process(run: "AssembledRun", folder: Path, state: dict[str, Any]) -> di
             f"{folder} is not of this run, whose data lies elsewhere; load it with "
             "resume_training_state=False to start from its weights, or give the run its own folder"
         )
+    mode = state.get("mode", "both")  # older ones do not say
+    if mode != run.role.name:
+        raise CheckpointError(
+            f"{folder} was written with --mode {one_line(str(mode), 40)}, and the levels of its "
+            f"actors would be played again with --mode {run.role.name}; go on with the former, or "
+            "begin another run from its weights (Experiment.start_from)"
+        )
     count = run.accelerator.num_processes
     written_by = _part(folder, state, "num_processes", int)
     if written_by != count:
@@ -210,6 +231,8 @@ def _own_process(run: "AssembledRun", folder: Path, state: dict[str, Any]) -> di
             "start it with as many"
         )
     own = load_plain(folder / _process_file(run.accelerator.process_index))
+    if not run.role.collects:
+        return own
     actors = len(own["collector"]["episodes"])
     if actors != run.envs.num_envs:
         raise CheckpointError(
@@ -219,7 +242,7 @@ def _own_process(run: "AssembledRun", folder: Path, state: dict[str, Any]) -> di
     return own
 
 
-def _adopt_best(run: "AssembledRun") -> None:
+def adopt_best(run: "AssembledRun") -> None:
     """Go by the best weights that are there, which may be younger than the checkpoint."""
     score, epoch = -1.0, -1
     if (run.folder.best / STATE_FILE).is_file():

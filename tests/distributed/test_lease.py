@@ -15,7 +15,6 @@ import pytest
 from remdm.distributed import watching
 from remdm.distributed.generations import GenerationLog
 from remdm.distributed.lease import Lease, LeaseHeld, LostEvent
-from remdm.distributed.watching import Watch
 from tests.distributed.leases import CALM_S, NEVER_S, Clock, dead_lease, edit, has_ended, newest
 from tests.distributed.processes import children
 
@@ -361,7 +360,7 @@ def test_an_acquisition_that_took_longer_than_the_ttl_is_not_one(tmp_path, monke
         return append(generation, raw)
 
     monkeypatch.setattr(log, "append", slowly)
-    assert Lease._begin(log, Watch(log, 30.0).look(), "late", 30.0) is None
+    assert Lease._begin(log, 1, "late", 30.0) is None
 
 
 def test_waiting_for_a_loss_ends_with_its_timeout_or_with_the_deadline():

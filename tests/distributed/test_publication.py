@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from remdm.data.tensor_file import TEMPORARY_PREFIX
+from remdm.data.atomic_file import TEMPORARY_PREFIX, temporary_name
 from remdm.distributed import publication
 from remdm.distributed.publication import LATEST_FILE, PublicationError, Publisher, Subscriber
 
@@ -256,17 +256,18 @@ def test_only_temporary_files_without_a_writer_are_swept(folder):
     dead.start()
     dead.join()
     folder.mkdir(parents=True)
-    own = folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{'0' * 32}"
-    gone = folder / f"{TEMPORARY_PREFIX}{dead.pid}-{'1' * 32}"
-    huge = folder / f"{TEMPORARY_PREFIX}{'9' * 30}-{'2' * 32}"
-    other = folder / f"{TEMPORARY_PREFIX}{dead.pid}-other"
-    old = folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{'3' * 32}"
-    for path in (own, gone, huge, other, old):
+    own, late = folder / temporary_name(), folder / temporary_name()
+    number = f"-{os.getpid()}-"
+    gone = folder / temporary_name().replace(number, f"-{dead.pid}-")
+    huge = folder / temporary_name().replace(number, f"-{'9' * 30}-")
+    other, old = folder / f"{TEMPORARY_PREFIX}{dead.pid}-other", folder / f"{TEMPORARY_PREFIX}old"
+    for path in (own, gone, huge, other, late, old):
         path.touch()
     long_ago = time.time() - publication.ABANDONED_SECONDS - 60
-    os.utime(old, (long_ago, long_ago))
+    for path in (late, old):  # late, or the clock has jumped
+        os.utime(path, (long_ago, long_ago))
     Publisher(folder)
-    assert names_in(folder) == sorted([own.name, other.name])
+    assert names_in(folder) == sorted([own.name, other.name, late.name])
 
 
 # Disks that refuse

@@ -98,7 +98,7 @@ def test_statistics_and_shards_tell_the_same(make):
     assert stats.wins == Counter(s.env for s in final if s.won)
     assert sum(not s.final for s in shard.segments) <= 6
     assert stats.plans == stats.nfe == 0
-    metrics = stats.metrics()
+    metrics = stats.counts() | stats.rates()
     assert metrics["collect/env_steps"] == stats.env_steps
     assert metrics["collect/episodes"] == len(final)
     assert metrics[f"collect/win_rate/{MAZE}"] == stats.wins[MAZE] / stats.episodes[MAZE]
@@ -107,7 +107,8 @@ def test_statistics_and_shards_tell_the_same(make):
 
 def test_an_environment_without_a_finished_episode_has_no_rate(make):
     stats = advance(make([DOORS]), 1)
-    assert stats.metrics() == {"collect/env_steps": stats.env_steps, "collect/episodes": 0}
+    assert stats.counts() == {"collect/env_steps": stats.env_steps, "collect/episodes": 0}
+    assert stats.rates() == {}
 
 
 def test_the_oracle_alone_wins(make):
@@ -175,7 +176,7 @@ def test_the_agents_plans_and_calls_are_counted_and_its_chance_is_a_named_stream
     agent = Fixed(Action.SEARCH)
     stats = advance(make([ROOM] * 5), 4, agent, beta=0.0)
     assert stats.plans == 20
-    assert stats.metrics()["collect/nfe_per_plan"] == 3
+    assert stats.rates()["collect/nfe_per_plan"] == 3
     assert [count for count, *_ in agent.asked] == [5] * 4
     assert len({seed for _, seed, _ in agent.asked}) == 4
     assert all(options == {"collecting": True} for *_, options in agent.asked)
@@ -232,7 +233,7 @@ def resumed(make, envs, *, plans, replan_every=4, oracle=None, noise=0.5):
 def goes_on_equally(first, second, *, plans, noise=0.5):
     assert same(copied(first.observations), copied(second.observations))
     stats = [advance(c, plans, noise=noise) for c in (first, second)]
-    assert stats[0].metrics() == stats[1].metrics()
+    assert stats[0] == stats[1]
     a, b = written(first, 1), written(second, 1)
     assert a.segments == b.segments
     assert any(s.first_step > 0 for s in a.segments)
@@ -264,7 +265,7 @@ def test_a_restored_collector_goes_on_in_nethack(make):
 
 def test_a_collector_that_never_ran_can_be_restored(make):
     first, second = resumed(make, [ROOM] * 2, plans=0)
-    assert advance(first, 3).metrics() == advance(second, 3).metrics()
+    assert advance(first, 3) == advance(second, 3)
     assert written(first, 1).segments == written(second, 1).segments
 
 

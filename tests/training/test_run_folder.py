@@ -1,16 +1,13 @@
 """Whose run a folder holds, and who may write to it."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from remdm import config
+from remdm.training.roles import BOTH, role_of
 from remdm.training.run_folder import RunFolder
 from tests.tiny_runs import files_below
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -18,7 +15,7 @@ def folder(tmp_path: Path) -> RunFolder:
     """A folder that holds a run with seed 1."""
     config.load_config([], ["Experiment.seed = 1", "Experiment.epochs = 3"])
     folder = RunFolder(tmp_path / "run")
-    folder.claim().close()
+    folder.keep_config()
     return folder
 
 
@@ -51,8 +48,7 @@ def test_another_config_is_refused_with_every_difference(folder: RunFolder) -> N
 def test_what_may_change_may_differ_and_the_saved_config_stays(folder: RunFolder) -> None:
     before = files_below(folder.root)
     config.load_config([], ["Experiment.seed = 2", "Experiment.epochs = 3"])
-    folder.check(resume="auto", may_change={"Experiment.seed"})
-    folder.claim().close()
+    folder.keep_config(may_change={"Experiment.seed"})
     assert files_below(folder.root) == before
 
 
@@ -66,33 +62,20 @@ def test_missing_run_is_refused_where_one_must_be(tmp_path: Path) -> None:
         RunFolder(tmp_path / "run").check(resume="must")
 
 
-CLAIM = """
-import sys
-from pathlib import Path
-from remdm.training.run_folder import RunFolder
-lock = RunFolder(Path(sys.argv[1])).claim()
-print("claimed", flush=True)
-sys.stdin.read()
-"""
+def test_process_that_comes_second_keeps_the_config_of_the_first(folder: RunFolder) -> None:
+    config.load_config([], ["Experiment.seed = 2"])
+    with pytest.raises(ValueError, match=r"Experiment\.seed is 2 now, 1 there"):
+        folder.keep_config()
+    assert "Experiment.seed = 1" in folder.config.read_text()
 
 
-def test_folder_in_use_by_another_process_is_refused_until_that_has_died(
-    folder: RunFolder,
-) -> None:
-    other = subprocess.Popen(
-        [sys.executable, "-c", CLAIM, str(folder.root)],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert other.stdout is not None
-    assert other.stdout.readline() == "claimed\n"
-    with pytest.raises(ValueError, match="another process is training in"):
-        folder.claim()
-    other.kill()
-    other.communicate()
-    folder.claim().close()
+def test_validator_leaves_what_the_learner_is_writing(folder: RunFolder) -> None:
+    (folder.root / ".partial-77-best").mkdir()
+    (folder.root / ".partial-77-last").mkdir()
+    folder.tidy(role_of("validate"))
+    assert [path.name for path in folder.root.glob(".partial-*")] == [".partial-77-last"]
+    folder.tidy(role_of("learn"))
+    assert list(folder.root.glob(".partial-*")) == []
 
 
 def test_rests_of_a_killed_process_are_cleared_away(folder: RunFolder) -> None:
@@ -106,7 +89,7 @@ def test_rests_of_a_killed_process_are_cleared_away(folder: RunFolder) -> None:
     for rest in rests:
         rest.mkdir()
         (rest / "state.json").write_text("{}")
-    folder.claim().close()
+    folder.tidy(BOTH)
     assert [rest for rest in rests if rest.exists()] == []
     assert folder.latest.is_dir()
 
@@ -118,7 +101,7 @@ def test_folder_that_was_about_to_be_replaced_comes_back(folder: RunFolder) -> N
     for place, text in ((old, "old"), (new, "new")):
         place.mkdir()
         (place / "state.json").write_text(text)
-    folder.claim().close()
+    folder.tidy(BOTH)
     assert (folder.best / "state.json").read_text() == "old"
     assert not old.exists()
     assert not new.exists()
