@@ -5,14 +5,19 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+# Before torch is loaded, and for all processes that tests start: where two of them with two
+# threads each share two cores, both stand still for minutes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 
 from remdm import config
 
-# XLA compiles a step of Craftax for six to ten seconds; tests of several processes share one.
+# XLA compiles a step of Craftax for six to ten seconds; all processes share what one compiled.
 COMPILED = Path(__file__).parent.parent / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
 @pytest.fixture(scope="session", autouse=True)

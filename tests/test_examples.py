@@ -40,7 +40,7 @@ def run_script(*argv: str, folder: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
+        timeout=600,
     )
 
 
@@ -62,8 +62,9 @@ def folder(tmp_path: Path) -> Path:
     "name",
     ["00_gridworld", pytest.param("01_minihack_dagger", marks=pytest.mark.minihack)],
 )
-def test_example_trains_tests_and_leaves_a_report(name: str, folder: Path) -> None:
-    if name.startswith("01"):
+def test_example_trains_tests_and_leaves_all_that_a_run_leaves(name: str, folder: Path) -> None:
+    on_minihack = name.startswith("01")
+    if on_minihack:
         pytest.importorskip("minihack")
     flags = ["--run_name", "my run", "--json", "rows.json"]
     done = run_program(example(name), *flags, folder=folder, recipe=RECIPES[name])
@@ -72,12 +73,24 @@ def test_example_trains_tests_and_leaves_a_report(name: str, folder: Path) -> No
         assert shown in done.stdout
     rows = json.loads((folder / "rows.json").read_text())["rows"]
     run = folder / "runs" / "my run"
+    left = {"config.gin", "metrics.jsonl", "shards", "labels", "ckpts", "latest", "best", "report"}
+    assert left <= {path.name for path in run.iterdir()}
     assert json.loads((run / "report" / "results.json").read_text())["rows"] == rows
-    assert (run / "report" / "table.md").is_file()
-    assert len(list((run / "report" / "gifs").glob("*.gif"))) == len({row["env"] for row in rows})
-    assert (run / "config.gin").is_file()
-    with_constraints = any(row["policy"] == "planner+constraints" for row in rows)
-    assert with_constraints == name.startswith("01")
+    for file in ("table.md", "loss.png", "win_rate.png"):
+        assert (run / "report" / file).is_file()
+    envs, policies = ({row[key] for row in rows} for key in ("env", "policy"))
+    assert len(rows) == len(envs) * len(policies)
+    assert policies == {"random", "memory", "planner", "single_step"} | (
+        {"planner+constraints"} if on_minihack else set()
+    )
+    if on_minihack:
+        assert len(envs) == 7
+    for row in rows:
+        assert 0 <= row["ci_low"] <= row["win_rate"] <= row["ci_high"] <= 1
+        assert row["mean_steps"] <= 40
+    gifs = list((run / "report" / "gifs").glob("*.gif"))
+    assert len(gifs) == len(envs)
+    assert all(gif.read_bytes().startswith(b"GIF89a") for gif in gifs)
 
 
 @pytest.mark.slow

@@ -23,19 +23,10 @@ from remdm.experts.rollout import Experience, advantages
 from remdm.seeding import TRAINING_SEEDS
 from remdm.training.checkpoint import CheckpointError
 from tests.experts.trainings import trained
+from tests.tiny_runs import THREE_UPDATES, TINY_PPO
+from tests.tiny_runs import TINY_EXPERT as TINY
 
 pytestmark = pytest.mark.craftax
-
-TINY = {
-    "num_envs": 8,
-    "num_steps": 8,
-    "update_epochs": 2,
-    "num_minibatches": 2,
-    "width": 16,
-    "pool_size": 8,
-    "max_episode_steps": 12,
-    "learning_rate": 1e-2,
-}
 
 
 @pytest.mark.parametrize(
@@ -157,7 +148,7 @@ def test_training_writes_an_expert_and_goes_on_bit_for_bit(tmp_path: Path) -> No
     settings = {f"PPO.{name}": value for name, value in TINY.items()}
     for name, value in settings.items():
         gin.bind_parameter(name, value)
-    gin.bind_parameter("PPO.total_timesteps", 3 * 64 + 10)  # rounded down to three updates
+    gin.bind_parameter("PPO.total_timesteps", THREE_UPDATES)
 
     ppo = PPO()
     assert ppo.num_updates == 3
@@ -216,12 +207,11 @@ def test_training_writes_an_expert_and_goes_on_bit_for_bit(tmp_path: Path) -> No
 def test_recipe_of_the_expert_trains_when_tiny(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tiny = [f"PPO.{name} = {value!r}" for name, value in TINY.items()]
-    binds = [word for line in [*tiny, "PPO.total_timesteps = 64"] for word in ("--bind", line)]
+    binds = [word for line in TINY_PPO for word in ("--bind", line)]
     argv = ["expert", "train", "--configs", "craftax_classic_expert.gin", *binds]
     assert main([*argv, "--base_dir", str(tmp_path), "--run_name", "tiny"]) == 0
     assert "measure it: remdm expert eval" in capsys.readouterr().out.replace("\n", "")
-    assert json.loads((tmp_path / "tiny" / "expert" / "state.json").read_text())["updates"] == 1
+    assert json.loads((tmp_path / "tiny" / "expert" / "state.json").read_text())["updates"] == 3
 
 
 def test_a_binding_of_no_use_is_told_before_training(

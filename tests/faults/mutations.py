@@ -277,7 +277,8 @@ def _archived(members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> by
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", method) as archive:
         for name, content in members.items():
-            archive.writestr(name, content)
+            # By its name alone it would carry the time, and no two archives would be equal.
+            archive.writestr(zipfile.ZipInfo(name), content, method)
     return file.getvalue()
 
 

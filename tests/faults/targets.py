@@ -15,9 +15,11 @@ from safetensors.torch import save
 
 from remdm.data.batch import Window
 from remdm.data.contents import WindowContents
+from remdm.data.folder import DatasetFolder
 from remdm.data.labels import Labels, label_shard
-from remdm.data.manifest import DatasetFolder, load_manifest
-from remdm.data.sampling import WindowIndex, shard_targets
+from remdm.data.manifest import load_manifest
+from remdm.data.sampling import WindowIndex
+from remdm.data.shard_windows import WindowRules, shard_windows
 from remdm.data.shards import Shard
 from remdm.data.tensor_file import DamagedFileError
 from remdm.experts.checkpoint import POLICY_FILE, expert_facts
@@ -120,15 +122,11 @@ def draw_from_shard(path: Path) -> None:
 
 def draw(shard: Shard, labels: Labels | None) -> Window:
     """Windows of one shard, with everything there is in them."""
-    target = "executed" if labels is None else "plan"
     horizon = HORIZON if labels is None else labels.identity.plan_horizon
-    index = WindowIndex(
-        [shard],
-        [shard_targets(shard, labels, target, horizon, "ended")],
-        balance="env",
-        contents=WindowContents(None, 2, 0, None),
-        return_weight_cap=2.0,
-    )
+    target, contents = "executed" if labels is None else "plan", WindowContents(None, 2, 0, None)
+    rules = WindowRules(horizon, target, "ended", 2.0, contents)
+    part = shard_windows(shard, labels, rules, tuple(shard.steps.observations))
+    index = WindowIndex([part], balance="env")
     if not index.num_windows:
         return Window({}, np.zeros((0, horizon), np.int8), np.zeros(0), np.zeros(0))
     window = index.sample(8, np.random.default_rng(0))

@@ -10,11 +10,21 @@ import numpy as np
 import pytest
 
 from remdm.data.disk import DiskTrajDataset
+from remdm.data.generation import Manifest
 from remdm.data.labels import Labels
-from remdm.data.manifest import MANIFESTS_KEPT, Manifest, load_manifest
+from remdm.data.manifest import MANIFESTS_KEPT, load_manifest
 from remdm.data.shards import Shard
 from remdm.data.tensor_file import DamagedFileError
-from tests.data.recorded import HORIZON, TraceOracle, dataset, filled, piece, put_shard, traces
+from tests.data.recorded import (
+    HORIZON,
+    TraceOracle,
+    dataset,
+    filled,
+    manifest_as_version_1,
+    piece,
+    put_shard,
+    traces,
+)
 from tests.faults.mutations import DAMAGES, HEADER_LIES, sealed
 
 DEEP = "[" * 60_000 + "]" * 60_000
@@ -114,13 +124,20 @@ def test_a_damaged_file_of_any_name_is_set_aside_with_its_reason(
 # Manifests
 
 
-def change_manifest(data: DiskTrajDataset, change: Callable[[dict[str, Any]], object]) -> Path:
-    """Change the newest manifest on disk."""
+def change_manifest(data: DiskTrajDataset, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the newest manifest on disk, as one of version 1, which has an object per shard."""
+    path = list(data.folder.manifests().values())[-1]
+    values = manifest_as_version_1(load_manifest(data.folder))
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def change_columns(data: DiskTrajDataset, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the newest manifest on disk as it is."""
     path = list(data.folder.manifests().values())[-1]
     values = json.loads(path.read_bytes())
     change(values)
     path.write_text(json.dumps(values))
-    return path
 
 
 @pytest.mark.parametrize(
@@ -178,12 +195,76 @@ def test_a_manifest_that_makes_no_sense_is_refused(
     assert traces(again) == {0, 1}
 
 
-def test_no_name_in_a_manifest_leads_to_files_of_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda m: m.update(schema_version=3), "a manifest of schema version 1 or 2 can be read"),
+        (lambda m: m.update(schema_version=True), "got version True"),
+        (lambda m: m.update(schema_version=1), "shards must be list or tuple"),
+        (lambda m: m.update(shards=[]), r"shards must be dict, got \[\]"),
+        (lambda m: m["shards"].pop("steps"), "it has no steps"),
+        (lambda m: m["shards"].update(name="ab"), "name must be list"),
+        (lambda m: m["shards"]["name"].append(7), "name must hold str only, got 7"),
+        (lambda m: m["shards"]["name"].pop(), "must have 1 values, got 2"),
+        (lambda m: m["shards"]["name"].__setitem__(0, "../../x.safetensors"), "no name of a shard"),
+        (lambda m: m["shards"]["name"].__setitem__(0, "a\0.safetensors"), "no name of a shard"),
+        (lambda m: m["shards"]["name"].__setitem__(0, "\ud800.safetensors"), "no name of a shard"),
+        (lambda m: m["shards"]["name"].__setitem__(0, m["shards"]["name"][1]), "a shard twice"),
+        (lambda m: m["shards"]["steps"].append(1), "steps must have 2 values, got 3"),
+        (lambda m: m["shards"]["steps"].__setitem__(0, -1), "steps must hold numbers in 0"),
+        (lambda m: m["shards"]["steps"].__setitem__(0, 2**63), "steps must hold numbers in 0"),
+        (lambda m: m["shards"]["steps"].__setitem__(0, True), "steps must hold int only, got True"),
+        (lambda m: m["shards"]["protected"].append(2), "protected must be places of shards"),
+        (lambda m: m["shards"]["unverified"].append(-1), "unverified must hold numbers in 0"),
+        (lambda m: m["shards"].update(checksum=None), "checksum must be list"),
+        (lambda m: m["shards"].update(label_identities=[7]), "must be lists of three, got 7"),
+        (lambda m: m["shards"].update(label_identities=[["o", 1, 0]]), "plan_horizon must be in 1"),
+        (lambda m: m["shards"].update(label_identities=[]), "must be places in label_identities"),
+        (lambda m: m["shards"]["label_identity"].__setitem__(0, -2), "must hold numbers in -1"),
+        (lambda m: m["tombstones"].update({"x.safetensors": 2}), "still to come"),
+        (lambda m: m["tombstones"].update({m["shards"]["name"][0]: 1}), "both drawn from and left"),
+    ],
+)
+def test_a_manifest_of_columns_that_makes_no_sense_is_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], reason: str
+) -> None:
+    data = filled(tmp_path, 0, 1)
+    change_columns(data, change)
+    with pytest.raises(ValueError, match=reason):
+        load_manifest(data.folder, 1)
+    again = dataset(tmp_path)
+    again.refresh()
+    assert traces(again) == {0, 1}
+
+
+def test_a_manifest_of_version_1_is_read_alike_and_followed_by_one_of_version_2(
+    tmp_path: Path,
+) -> None:
+    data = filled(tmp_path, 0, 1, dset_max_timesteps=20)
+    put_shard(data.folder.protected, [piece("a", 5, 0, 10)], epoch=5)
+    put_shard(data.folder.shards, [piece("a", 2, 0, 10)], epoch=2)
+    data.refresh()
+    change_manifest(data, lambda m: None)
+    assert load_manifest(data.folder) == data.manifest
+    assert all(entry.all_verified for entry in load_manifest(data.folder).shards)
+    again = dataset(tmp_path, dset_max_timesteps=20)
+    put_shard(data.folder.shards, [piece("a", 3, 0, 10)], epoch=3)
+    again.refresh()
+    assert again.manifest.generation == data.manifest.generation + 1
+    assert b'"schema_version":2' in data.folder.manifests()[3].read_bytes()
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_no_name_in_a_manifest_leads_to_files_of_others(tmp_path: Path, old: bool) -> None:
     data = filled(tmp_path, 0, dset_max_timesteps=10)
-    outside = tmp_path / "mine.safetensors"
+    outside, name = tmp_path / "mine.safetensors", "../../mine.safetensors"
     outside.write_bytes(b"not of the dataset")
-    change_manifest(data, lambda m: m["tombstones"].update({"../../mine.safetensors": 0}))
-    change_manifest(data, lambda m: m["shards"][0].update(name="../../mine.safetensors"))
+    if old:
+        change_manifest(data, lambda m: m["tombstones"].update({name: 0}))
+        change_columns(data, lambda m: m["shards"][0].update(name=name))
+    else:
+        change_columns(data, lambda m: m["tombstones"].update({name: 0}))
+        change_columns(data, lambda m: m["shards"].update(name=[name]))
     put_shard(data.folder.shards, [piece("a", 1, 0, 10)], epoch=1)
     for may_edit in (False, True, True):
         again = DiskTrajDataset(tmp_path, dset_max_timesteps=10)

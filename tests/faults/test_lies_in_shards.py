@@ -15,7 +15,15 @@ import pytest
 from remdm.data.labels import Labels
 from remdm.data.shards import Shard
 from remdm.data.tensor_file import DamagedFileError, TensorFile, write_tensor_file
-from tests.data.recorded import END, HORIZON, TraceOracle, dataset, piece, put_shard
+from tests.data.recorded import (
+    END,
+    HORIZON,
+    TraceOracle,
+    as_version_1,
+    dataset,
+    piece,
+    put_shard,
+)
 from tests.faults.mutations import put_together, seal, taken_apart
 
 DEEP, LONG_NUMBER = "[" * 60_000 + "]" * 60_000, "9" * 6_000
@@ -48,8 +56,14 @@ def with_facts(raw: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
 
 
 @pytest.fixture
-def shard(tmp_path: Path) -> Path:
+def new_shard(tmp_path: Path) -> Path:
     return put_shard(tmp_path / "data", [piece("a", 3, 0, 7), piece("b", 4, 2, 5, won=None)])
+
+
+@pytest.fixture
+def shard(new_shard: Path) -> Path:
+    """A shard of version 1, whose segments are in its metadata."""
+    return as_version_1(new_shard)
 
 
 # Headers
@@ -204,6 +218,82 @@ def test_lengths_whose_sum_comes_round_to_the_right_number_are_refused(shard: Pa
     assert np.diff(arrays["offsets"][0]).tolist() == lengths
     write_tensor_file(shard, arrays, facts, "a shard")
     with pytest.raises(DamagedFileError, match="offsets do not match its segments"):
+        Shard.open(shard)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda facts: facts.pop("envs"), "it has no envs"),
+        (lambda facts: facts.update(envs="ab"), "envs must be list, got 'ab'"),
+        (lambda facts: facts.update(envs=["a"]), "its segment 1 makes no sense"),
+        (lambda facts: facts.update(envs=["a", "a"]), "it has names twice, or for nothing"),
+        (lambda facts: facts.update(envs=["a", "b", "c"]), "it has names twice, or for nothing"),
+        (lambda facts: facts.update(collectors=[]), "its segment 0 makes no sense"),
+        (lambda facts: facts.update(collectors=[7]), "collectors are not all words"),
+        (lambda facts: facts.update(schema_version=1), "it has no segments"),
+        (lambda facts: facts.update(schema_version=2.0), "schema version 2.0; a shard of"),
+        (lambda facts: facts.update(schema_version=3), "of schema version 1 or 2 can be read"),
+    ],
+)
+def test_facts_of_a_shard_of_columns_that_make_no_sense_are_refused(
+    new_shard: Path, change: Callable[[dict[str, Any]], object], reason: str
+) -> None:
+    new_shard.write_bytes(with_facts(new_shard.read_bytes(), change))
+    with pytest.raises(DamagedFileError, match=reason):
+        Shard.open(new_shard)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "reason"),
+    [
+        ((0, 0), -1, "its segment 0 makes no sense"),
+        ((1, 0), 2, "its segment 1 makes no sense"),
+        ((1, 2), -1, "its segment 1 makes no sense"),
+        ((0, 3), 2, "its segment 0 makes no sense"),
+        ((0, 3), -1, "episodes end elsewhere"),
+        ((1, 3), 0, "episodes end elsewhere"),
+        ((1, 5), 2**62, "its segment 1 makes no sense"),
+    ],
+)
+def test_columns_of_segments_that_make_no_sense_are_refused(
+    new_shard: Path, place: tuple[int, int], value: int, reason: str
+) -> None:
+    arrays, facts = arrays_of(new_shard)
+    arrays["segments"][0][place] = value
+    write_tensor_file(new_shard, arrays, facts, "a shard")
+    with pytest.raises(DamagedFileError, match=reason):
+        Shard.open(new_shard)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "reason"),
+    [
+        ("segments", np.zeros((2, 6)), r"must be int64 \[S, 6\], got float64"),
+        ("segments", np.zeros((2, 5), np.int64), r"must be int64 \[S, 6\]"),
+        ("segments", np.zeros(12, np.int64), r"must be int64 \[S, 6\]"),
+        ("segments", np.zeros((0, 6), np.int64), "it has no segments"),
+        ("segments", np.zeros((3, 6), np.int64), "it has names twice|offsets do not match"),
+        ("offsets", np.array([0, 12, 12]), "offsets do not match"),
+        ("offsets", np.array([0, 2**63 - 1, 12]), "offsets do not match"),
+        ("offsets", np.array([0, 13, 12]), "offsets do not match"),
+        ("offsets", np.array([1, 7, 12]), "offsets do not match"),
+        ("offsets", np.zeros(0, np.int64), "offsets do not match"),
+    ],
+)
+def test_columns_in_another_form_are_refused(
+    new_shard: Path, name: str, array: np.ndarray, reason: str
+) -> None:
+    arrays, facts = arrays_of(new_shard)
+    write_tensor_file(new_shard, arrays | {name: [array]}, facts, "a shard")
+    with pytest.raises(DamagedFileError, match=reason):
+        Shard.open(new_shard)
+
+
+def test_numbers_of_an_old_shard_that_do_not_fit_into_columns_are_refused(shard: Path) -> None:
+    raw = with_facts(shard.read_bytes(), lambda facts: facts["segments"][0].update(seed=10**30))
+    shard.write_bytes(raw)
+    with pytest.raises(DamagedFileError, match="must fit into 64 bits"):
         Shard.open(shard)
 
 
