@@ -33,16 +33,17 @@ $(STAMP): setup.py constraints.txt
 		echo "$(PYTHON) lacks the venv module; on Debian and Ubuntu: apt install python3-venv" >&2; \
 		exit 1; fi
 	"$(PYTHON)" -m venv .venv
-	$(RUN) -m pip install --disable-pip-version-check -e '.[minihack,craftax,dev]' -c constraints.txt
+	$(RUN) -m pip install --disable-pip-version-check -e '.[minihack,craftax,ray,dev]' -c constraints.txt
 	@touch $(STAMP)
 
 # The environment keeps large allocations; see remdm/allocator.py, which sets this at run time.
 train: $(STAMP)
 	$(RUN) -m remdm train --configs gin_configs/minihack_quick.gin --run_name minihack_quick $(ARGS)
 
-# Marked `gpu`: needs an accelerator, which not every machine has.
+# Marked `gpu`: needs an accelerator, which not every machine has. A process per core; neighbours in
+# a file stay in one process, which keeps what it has compiled, until another one has nothing to do.
 test: $(STAMP)
-	$(RUN) -m pytest -q -m 'not gpu' $(ARGS)
+	$(RUN) -m pytest -q -m 'not gpu' -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .

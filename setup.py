@@ -17,7 +17,9 @@ EXTRAS = {
     "wandb": ["wandb"],
     "tensorboard": ["tensorboard"],
     "baselines": ["stable-baselines3>=2.3", "sb3-contrib>=2.3"],
-    "dev": ["pytest>=8", "ruff", "mypy"],
+    "ray": ["ray>=2.60,<3"],
+    "slurm": ["submitit>=1.5"],
+    "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff", "mypy"],
 }
 EXTRAS["all"] = sorted({need for needs in EXTRAS.values() for need in needs})
 
@@ -47,7 +49,7 @@ setup(
         "pillow>=10",
         "rich>=13",
         "safetensors>=0.4",
-        "torch>=2.4",
+        "torch>=2.6",
         "tqdm>=4.66",
     ],
     extras_require=EXTRAS,

@@ -113,12 +113,13 @@ def report(rows: Sequence[dict[str, Any]], line: dict[str, Any], json_only: bool
     """
     facts = machine()
     if not json_only:
-        _table(rows)
+        show_table(rows)
         print(", ".join(f"{key} {value}" for key, value in facts.items()))
     print(json.dumps({**line, "machine": facts}))
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> None:
+def show_table(rows: Sequence[dict[str, Any]]) -> None:
+    """Print rows; the first one's keys are the columns."""
     if not rows:
         return
     columns = list(rows[0])
