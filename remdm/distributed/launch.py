@@ -16,9 +16,11 @@ import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType, TracebackType
 from typing import Any
+
+from remdm.cli_references import going_on
 
 logger = logging.getLogger(__name__)
 
@@ -333,6 +335,8 @@ class Supervisor:
                 part,
             )
             return
+        # A run that was told to go back to an epoch has done so.
+        watched.part = replace(part, words=tuple(going_on(part.words)))
         pause = min(self._restart_seconds * 2 ** (watched.failures - 1), MOST_PAUSE_SECONDS)
         watched.due = time.monotonic() + pause
         logger.warning(

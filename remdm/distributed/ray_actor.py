@@ -128,7 +128,7 @@ class RoleActor:
 
 def _write_to(log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     sys.stdout.flush()
     sys.stderr.flush()
     for stream in (1, 2):

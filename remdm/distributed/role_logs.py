@@ -45,7 +45,9 @@ class RoleLog:
         folder.mkdir(parents=True, exist_ok=True)
         self.path, self.name = folder / f"{name}.log", name
         self.last: deque[str] = deque(maxlen=_LINES_KEPT)
-        self._file = self.path.open("ab", buffering=0)
+        # Not through a link, which somebody may have put into a folder that was downloaded.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        self._file = os.fdopen(os.open(self.path, flags, 0o666), "ab", buffering=0)
         try:
             self._lock(time.monotonic() + wait_seconds)
         except BaseException:
