@@ -20,7 +20,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 
 from remdm.distributed.generations import Entry, GenerationLog
 from remdm.distributed.lease import Lease, LeaseLost, LostEvent
@@ -206,12 +205,7 @@ class ClaimBoard:
     def __enter__(self) -> "ClaimBoard":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _log(self, name: str) -> GenerationLog:

@@ -36,7 +36,6 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 
 from remdm.distributed.generations import GenerationLog
 from remdm.distributed.watching import Holder, Sight, Watch, clock
@@ -257,12 +256,7 @@ class Lease:
     def __enter__(self) -> "Lease":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.release()
 
     def _is_newest(self) -> bool:

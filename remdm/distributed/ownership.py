@@ -4,7 +4,6 @@ import contextlib
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 
 from remdm.distributed.lease import Lease, LeaseHeld, LeaseLost
 
@@ -88,12 +87,7 @@ class Ownership:
     def __enter__(self) -> "Ownership":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.release()
 
 

@@ -7,7 +7,6 @@ is the dataset's folder, and the weights are where the learner published them.
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from types import TracebackType
 
 from remdm.data.folder import DatasetFolder, newest_shard
 from remdm.data.shards import Shard
@@ -82,12 +81,7 @@ class Transport(ABC):
     def __enter__(self) -> "Transport":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

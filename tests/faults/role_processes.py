@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 
 from remdm.distributed.generations import GenerationLog
 from remdm.distributed.labelling import LABELLING_FOLDER
@@ -198,12 +197,7 @@ class Roles:
     def __enter__(self) -> "Roles":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for life in self.living():
             life.kill()
 
