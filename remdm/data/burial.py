@@ -25,14 +25,16 @@ class Burial:
         self._done: set[str] = set()
         self._thread: threading.Thread | None = None
 
-    def bury(self, names: Iterable[str]) -> set[str]:
+    @property
+    def done(self) -> frozenset[str]:
+        """Those of the names of the last call of `bury` that are deleted by now."""
+        return frozenset(self._done)
+
+    def bury(self, names: Iterable[str]) -> None:
         """Delete shards in `shards/`; may go on after the return.
 
         Args:
             names: All that are to be deleted, also those of former calls.
-
-        Returns:
-            Those of `names` that are deleted by now.
 
         Raises:
             OSError: If a file cannot be deleted.
@@ -41,14 +43,13 @@ class Burial:
         self._done &= due
         left = sorted(due - self._done)
         if self._thread is not None and self._thread.is_alive():
-            return set(self._done)
+            return
         if len(left) <= AT_ONCE:
             for name in left:
                 self._delete(name)
         else:
             self._thread = threading.Thread(target=self._delete_all, args=(left,), daemon=True)
             self._thread.start()
-        return set(self._done)
 
     def wait(self) -> None:
         """Wait until all that was to be deleted is."""

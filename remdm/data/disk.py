@@ -267,6 +267,8 @@ class DiskTrajDataset(RLDataset):
         elif main:
             newest = self._follower.newest()
         self._draw_from(self._agree_on(newest))
+        if main and self._may_edit:
+            self._scanner.bury(self.limits)
         return self._metrics()
 
     def mean_policy_version(self, but: Collection[str] = ()) -> float | None:

@@ -138,16 +138,15 @@ class DatasetFolder:
 
 
 def _inodes(folder: Path, temporary: list[Path]) -> dict[str, int]:
-    found = {}
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
-        for entry in entries:
-            name = entry.name
-            if name.startswith("."):
-                if name.startswith(TEMPORARY_PREFIX):
-                    temporary.append(folder / name)
-            elif name.endswith(SUFFIX):
-                found[name] = entry.inode()
-    return found
+        found = {entry.name: entry.inode() for entry in entries}
+        # There are tens of thousands of the one kind and few others.
+        for name in [n for n in found if n[0] == "." or not n.endswith(SUFFIX)]:
+            del found[name]
+            if name.startswith(TEMPORARY_PREFIX):
+                temporary.append(folder / name)
+        return found
+    return {}
 
 
 def listed(folder: Path) -> list[Path]:

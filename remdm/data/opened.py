@@ -79,16 +79,24 @@ class OpenFiles:
             self._whole.add(name)
         return True
 
-    def drop(self, *names: str) -> None:
-        """Unmap files, once no array refers to them any more."""
-        for name in names:
-            self._files.pop(name, None)
-            self._signatures.pop(name, None)
-            self._whole.discard(name)
+    def drop(self, *names: str) -> list[Shard | Labels]:
+        """Forget files; they are unmapped once nothing refers to them any more.
 
-    def keep_only(self, names: Iterable[str]) -> None:
-        """Unmap all other files, once no array refers to them any more."""
-        self.drop(*(self._files.keys() - set(names)))
+        Returns:
+            Those that were open.
+        """
+        files = []
+        for name in names:
+            file = self._files.pop(name, None)
+            if file is not None:
+                files.append(file)
+                del self._signatures[name]
+                self._whole.discard(name)
+        return files
+
+    def keep_only(self, names: Iterable[str]) -> list[Shard | Labels]:
+        """Forget all other files; see `drop`."""
+        return self.drop(*(self._files.keys() - set(names)))
 
     def _file(
         self, kind: type[_File], name: str, trusted: Container[str], known: str | None

@@ -205,7 +205,7 @@ def _gatherers(
     check_alike([part.past_specs for part in parts])
     rows, past = parts[0].row_specs, parts[0].past_specs
     sources = np.concatenate([part.addresses for part in parts]).reshape(len(parts), -1)
-    windows = np.array([part.counts.sum() for part in parts])
+    windows = np.array([part.count for part in parts])
     lengths = np.array([part.shard.num_steps for part in parts])
     steps = RowGatherer(_STEP_SPECS, sources[:, :1], windows)
     own = RowGatherer(rows, sources[:, 1 : 1 + len(rows)], lengths)

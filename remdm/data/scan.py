@@ -15,7 +15,7 @@ from remdm.data.opened import OpenFiles
 
 # Bytes that one scan compares with their checksums; the rest follows with later scans, or when it
 # is first drawn from.
-VERIFIED_BYTES = 8 << 20
+VERIFIED_BYTES = 4 << 20
 # Known files that one scan looks at again, in turns, beyond what a listing tells.
 LOOKED_AT_AGAIN = 256
 
@@ -49,7 +49,8 @@ class Scanner:
         New files are opened; damaged ones are left out. The contents of some are compared with
         their checksums here, those of the others before they are first drawn from.
         The oldest shards beyond the limits are left out of the new manifest, and their files are
-        deleted `unlink_after` generations later, so that no reader loses a file it was told of.
+        deleted `unlink_after` generations later, so that no reader loses a file it was told of;
+        see `bury`.
         The newest shard always stays, and so does the newest one of every collector: a collector
         that is started again goes on from it.
 
@@ -66,10 +67,8 @@ class Scanner:
         kept, evicted = within_limits(entries, limits)
         if kept == previous.shards and not evicted:
             return previous
-        generation = previous.generation + 1
-        newest = generation - limits.unlink_after
-        buried = self._burial.bury(n for n, g in previous.tombstones.items() if g <= newest)
-        tombstones = {n: g for n, g in previous.tombstones.items() if n not in buried}
+        generation, deleted = previous.generation + 1, self._burial.done
+        tombstones = {n: g for n, g in previous.tombstones.items() if n not in deleted}
         manifest = Manifest(
             generation,
             kept,
@@ -82,6 +81,21 @@ class Scanner:
         self._follower.adopt(manifest)
         return manifest
 
+    def bury(self, limits: Limits) -> None:
+        """Delete the files of shards that were evicted long enough ago; may go on after the return.
+
+        They are tombstones of the newest manifest, and the one after their deletion forgets them.
+
+        Args:
+            limits: Says how long.
+
+        Raises:
+            OSError: If a file cannot be deleted.
+        """
+        manifest = self._follower.newest()
+        newest = manifest.generation - limits.unlink_after
+        self._burial.bury(n for n, left_out in manifest.tombstones.items() if left_out <= newest)
+
     def wait(self) -> None:
         """Wait until all that was to be deleted is."""
         self._burial.wait()
@@ -90,7 +104,7 @@ class Scanner:
         """Entries of all shards whose header is right."""
         seen, known, labels = self._seen, self._entries, listing.labels
         trusted = _verified_checksums(previous) if not known else frozenset[str]()
-        self._seen, self._entries, again = {}, {}, self._due(sorted(known))
+        self._seen, self._entries, again = {}, {}, self._due(list(known))
         for protected, inodes in ((True, listing.protected), (False, listing.shards)):
             gone = () if protected else previous.tombstones
             for name in sorted(inodes):
@@ -103,7 +117,7 @@ class Scanner:
                     or entry.protected is not protected
                     or name in again
                 ):
-                    found = self._look(name, protected, trusted)
+                    found = self._look(name, protected, name in labels, trusted)
                     if found is None:
                         continue
                     # The same object where nothing has changed: it is fast to compare.
@@ -117,13 +131,15 @@ class Scanner:
         self._turn = start + LOOKED_AT_AGAIN
         return frozenset(names[start : self._turn])
 
-    def _look(self, name: str, protected: bool, trusted: frozenset[str]) -> ShardEntry | None:
+    def _look(
+        self, name: str, protected: bool, labelled: bool, trusted: frozenset[str]
+    ) -> ShardEntry | None:
         """What lies under a name; None if there is no shard, or a damaged one."""
         place = self._protected if protected else self._shards
         shard = self.files.shard(place + name, trusted)
         if shard is None:
             return None
-        labels = self.files.labels(self._labels + name, trusted)
+        labels = self.files.labels(self._labels + name, trusted) if labelled else None
         entry = None
         if labels is not None and labels.belongs_to(shard):
             whole = self.files.is_whole(labels)

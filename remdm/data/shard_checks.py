@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from remdm.data.plain_json import counted, typed
-from remdm.data.records import STEP_DTYPES, Segment, StepArrays
+from remdm.data.records import OBSERVATION_PREFIX, STEP_DTYPES, Segment
 from remdm.data.segment_table import UNKNOWN, SegmentTable
 
 _OFFSETS_DTYPE = np.dtype(np.int64)
-NO_MATCH = "its offsets do not match its segments"
 # MASK and END follow the actions, and plans are int8.
 MOST_ACTIONS = int(np.iinfo(np.int8).max) - 2
 _SEGMENT_TYPES: dict[str, tuple[type, ...]] = {
@@ -76,38 +75,37 @@ def _one_of_each(words: tuple[str, ...]) -> tuple[str, ...]:
     return words
 
 
-def check_steps(table: SegmentTable, steps: StepArrays, num_actions: int) -> None:
+def check_steps(table: SegmentTable, tensors: Mapping[str, np.ndarray], num_actions: int) -> None:
     """See that segments and steps tell one story.
 
     Args:
         table: The segments; one at least.
-        steps: What should be T steps.
+        tensors: The arrays of a shard.
         num_actions: Number of actions.
 
     Raises:
         ValueError: If they do not.
     """
-    _check_form("offsets", table.offsets, _OFFSETS_DTYPE)
+    offsets = table.offsets
+    _check_form("offsets", offsets, _OFFSETS_DTYPE)
     for name, dtype in STEP_DTYPES.items():
-        _check_form(name, getattr(steps, name), dtype)
-    count = len(steps)
-    for name, array in steps.named().items():
-        if len(array) != count:
+        _check_form(name, tensors[name], dtype)
+    count = len(tensors["actions"])
+    for name, array in tensors.items():
+        of_steps = name in STEP_DTYPES or name.startswith(OBSERVATION_PREFIX)
+        if of_steps and len(array) != count:
             raise ValueError(f"{name} has {len(array)} steps, actions have {count}")
     table.check()
-    offsets = table.offsets
-    if len(offsets) != len(table.rows) + 1 or offsets[0] != 0 or offsets[-1] != count:
-        raise ValueError(NO_MATCH)
-    lengths = table.lengths
-    # No length beyond all steps: sums of larger ones could come round to the right number.
-    if lengths.min() < 1 or lengths.max() > count:
-        raise ValueError(NO_MATCH)
-    ends = (steps.terminated | steps.truncated).nonzero()[0]
+    fits = len(offsets) == len(table.rows) + 1 and offsets[0] == 0 and offsets[-1] == count
+    # Compared, not subtracted: what is too large could come round to the right number.
+    if not fits or not (offsets[1:] > offsets[:-1]).all():
+        raise ValueError("its offsets do not match its segments")
+    ends = (tensors["terminated"] | tensors["truncated"]).nonzero()[0]
     final = offsets[1:][table.outcome != UNKNOWN] - 1
     if len(ends) != len(final) or not (ends == final).all():
         raise ValueError("episodes end elsewhere than at the end of final segments")
     # What is negative is large as an unsigned number.
-    if steps.actions.view(np.uint8).max() >= num_actions:
+    if tensors["actions"].view(np.uint8).max() >= num_actions:
         raise ValueError(f"it has actions outside 0..{num_actions - 1}")
 
 

@@ -14,7 +14,6 @@ import numpy as np
 from remdm.data.records import OBSERVATION_PREFIX, STEP_DTYPES, Segment, StepArrays
 from remdm.data.segment_table import SegmentTable
 from remdm.data.shard_checks import (
-    NO_MATCH,
     action_names_of,
     check_steps,
     names_of,
@@ -120,7 +119,7 @@ class Shard:
                 file.array(name)
             file.drop_metadata()
             shard = cls(file, names, envs, collectors)
-            check_steps(shard.table, shard.steps, len(names))
+            check_steps(shard.table, file.tensors, len(names))
         except ValueError as error:
             raise DamagedFileError(file.path, str(error)) from error
         return shard
@@ -205,7 +204,7 @@ def _add_table(file: TensorFile, version: int) -> tuple[tuple[str, ...], tuple[s
         offsets = file.array("offsets")
         # Of another shape, they are refused with all else that has a wrong form.
         if offsets.shape == table.offsets.shape and (offsets != table.offsets).any():
-            raise ValueError(NO_MATCH)
+            raise ValueError("its offsets do not match its segments")
         file.tensors["segments"] = table.rows
         return table.envs, table.collectors
     return names_of(file.metadata, "envs"), names_of(file.metadata, "collectors")

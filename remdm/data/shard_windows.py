@@ -45,6 +45,7 @@ class ShardWindows:
     Attributes:
         shard: The steps.
         labels: Their labels; None where targets need none.
+        count: Drawable steps.
         counts: int64 [E]: drawable steps of each environment of `shard.envs`.
         row_specs: What a window holds of its own step.
         past_specs: What a window holds of the steps before it.
@@ -55,6 +56,7 @@ class ShardWindows:
 
     shard: Shard
     labels: Labels | None
+    count: int
     counts: np.ndarray
     row_specs: Specs
     past_specs: Specs
@@ -97,7 +99,14 @@ def shard_windows(
     past = past_arrays(shard, past_keys) if looks_back else {}
     kept = (steps, *rows.values(), *past.values())
     return ShardWindows(
-        shard, labels, counts, specs_of(rows), specs_of(past), addresses_of(kept), kept
+        shard,
+        labels,
+        len(steps),
+        counts,
+        specs_of(rows),
+        specs_of(past),
+        addresses_of(kept),
+        kept,
     )
 
 

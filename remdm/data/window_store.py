@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping
+import threading
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,8 @@ from remdm.data.shard_windows import ShardWindows, WindowRules, shard_windows
 from remdm.data.windows import won_steps
 
 logger = logging.getLogger(__name__)
+
+_CLOSED_AT_ONCE = 64
 
 
 @dataclass(slots=True)
@@ -96,7 +99,7 @@ class WindowStore:
                 self._parts.pop(name, None)
             elif (part := self._parts.get(name)) is not None:
                 part.labels = part.windows = None
-        self._close(before)
+        gone = self._forget(before)
         parts = list(self._parts.values())
         if self.won_only:
             allowed = won_steps([part.shard.table for part in parts])
@@ -109,12 +112,16 @@ class WindowStore:
         if not windows:
             return None
         believed = all(part.entry.all_verified for part in parts)
-        return WindowIndex(
+        index = WindowIndex(
             windows,
             balance=self.balance,
             history=self.rules.contents.history,
             verify=None if believed else self._verify,
         )
+        if len(gone) > _CLOSED_AT_ONCE:
+            # To unmap thousands of files takes a while, for which nobody needs to wait.
+            threading.Thread(target=gone.clear, daemon=True).start()
+        return index
 
     def mean_policy_version(self, but: Collection[str]) -> float | None:
         """Mean version of the policies behind all steps, without the shards of some names.
@@ -129,20 +136,23 @@ class WindowStore:
             np.average(np.concatenate([t.policy_version for t in tables]), weights=lengths)
         )
 
-    def _close(self, before: Mapping[str, _Part]) -> None:
-        """Close the files of shards that are drawn from no more."""
+    def _forget(self, before: dict[str, _Part]) -> list[object]:
+        """What there was of shards that are drawn from no more; their files close with it."""
         places = (self._shards, self._protected, self._labels)
+        gone: list[object] = []
         if before:
-            gone = before.keys() - self._parts.keys()
-            self.files.drop(*[place + name for place in places for name in gone])
+            names = before.keys() - self._parts.keys()
+            gone += [before.pop(name) for name in names]
+            gone += self.files.drop(*[place + name for place in places for name in names])
         else:
             self.files.keep_only([place + name for place in places for name in self._parts])
+        return gone
 
     def _opened(
         self, manifest: Manifest, wanted: LabelIdentity | None
     ) -> tuple[dict[str, _Part], dict[str, bool]]:
         """The shards of a manifest by name and in order, and what it tells of and is not here."""
-        before: Mapping[str, _Part] = self._parts
+        before = self._parts
         parts: dict[str, _Part] = {}
         lacking: dict[str, bool] = {}
         for entry in manifest.shards:

@@ -60,12 +60,13 @@ def put_shard(
     sequence: int = 0,
     collector: str = "main",
     actions: Sequence[str] = ACTIONS,
+    state: dict[str, np.ndarray] | None = None,
 ) -> Path:
     """Write pieces as one shard."""
     folder.mkdir(parents=True, exist_ok=True)
     total = sum(s.length for s, _ in pieces)
     path = folder / shard_name(epoch, collector, sequence, total)
-    write_shard(path, [s for s, _ in pieces], [a for _, a in pieces], actions)
+    write_shard(path, [s for s, _ in pieces], [a for _, a in pieces], actions, state=state)
     return path
 
 

@@ -176,6 +176,7 @@ stop = Path(sys.argv[2])
 while True:
     last = stop.exists()
     manifest = scanner.refresh(Limits(max_steps=30))
+    scanner.bury(Limits())
     if last:
         break
 print(manifest.generation, folder.num_quarantined)

@@ -28,7 +28,9 @@ class Stock:
             put_shard(place, [piece("a", epoch, 0, 10)], epoch=epoch)
 
     def scan(self) -> Manifest:
-        return self.scanner.refresh(self.limits)
+        manifest = self.scanner.refresh(self.limits)
+        self.scanner.bury(self.limits)
+        return manifest
 
     def on_disk(self) -> list[int]:
         return [epoch(p.name) for p in self.folder.shard_paths()]

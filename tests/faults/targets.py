@@ -40,7 +40,16 @@ from remdm.training.progress import Progress
 from remdm.training.run_folder import RunFolder, find_checkpoint
 from remdm.training.tracking import JsonlLog
 from remdm.training.whole_state import check_facts, newest_checkpoint
-from tests.data.recorded import ACTIONS, HORIZON, TraceOracle, dataset, piece, put_shard, traces
+from tests.data.recorded import (
+    ACTIONS,
+    HORIZON,
+    TraceOracle,
+    as_version_1,
+    dataset,
+    piece,
+    put_shard,
+    traces,
+)
 from tests.faults.mutations import (
     ARCHIVE_LIES,
     CONTENT_LIES,
@@ -56,6 +65,8 @@ CHECKPOINT = f"{RUN}/ckpts/epoch_000003"
 # The first one was evicted, and has a tombstone.
 SHARD = f"{DATA}/buffer/shards/e000000-main-000000-12.safetensors"
 NEWEST_SHARD = SHARD.replace("e000000", "e000001")
+# Of the first version of the format.
+OLD_SHARD = SHARD.replace("shards", "old")
 
 
 class Never(Exception):
@@ -113,7 +124,8 @@ def read_shard(path: Path) -> Any:
     assert plain(quick.steps.named()) == plain(whole.steps.named())
     assert whole.env_steps.keys() == {s.env for s in whole.segments}
     facts = [asdict(s) for s in whole.segments]
-    return plain([whole.action_names, facts, whole.offsets, whole.steps.named(), whole.checksum])
+    arrays = [whole.offsets, whole.steps.named(), whole.state]
+    return plain([whole.action_names, facts, arrays, whole.checksum])
 
 
 def draw_from_shard(path: Path) -> None:
@@ -243,6 +255,10 @@ TARGETS = (
         (*DAMAGES, *HEADER_LIES, *CONTENT_LIES), TENSOR_LIES, True,
     ),
     Target(
+        "old shard", OLD_SHARD, DamagedFileError, read_shard, draw_from_shard,
+        (*DAMAGES, *HEADER_LIES, *CONTENT_LIES), TENSOR_LIES, True,
+    ),
+    Target(
         "labels", SHARD.replace("shards", "labels"), DamagedFileError, read_labels,
         draw_with_labels, (*DAMAGES, *HEADER_LIES, *CONTENT_LIES), TENSOR_LIES, True,
     ),
@@ -296,7 +312,8 @@ def make_originals(root: Path) -> None:
     data = dataset(root / DATA, dset_max_timesteps=20)
     for epoch in range(2):
         pieces = [piece("a", epoch, 0, 5), piece("b", 4, 7, 4, won=None), piece("a", 9, 0, 3)]
-        put_shard(data.folder.shards, pieces, epoch=epoch)
+        state = {"episodes": np.arange(3), "nothing": np.zeros(0, np.int8)}
+        put_shard(data.folder.shards, pieces, epoch=epoch, state=state)
         data.label_new(TraceOracle(), HORIZON)
         data.refresh()
     weights = {"weight": torch.arange(35.0).reshape(7, 5), "bias": torch.arange(7.0)}
@@ -329,5 +346,8 @@ def make_originals(root: Path) -> None:
     for epoch in range(9):
         log.write({"epoch": epoch, "loss": 1 / (epoch + 3), "name": "x"})
     assert (root / SHARD).exists()
+    (root / OLD_SHARD).parent.mkdir()
+    shutil.copy(root / SHARD, root / OLD_SHARD)
+    as_version_1(root / OLD_SHARD)
     shard = Shard.open(root / SHARD)
     assert label_shard(shard, TraceOracle(), HORIZON, root / "spare").exists()
