@@ -1,4 +1,4 @@
-"""The command line: `remdm train | launch | oracle | eval | watch | expert | doctor | config`.
+"""The command line: `remdm train`, `remdm eval` and the other `COMMANDS`.
 
 Examples share its flags through `add_common_flags` and `load_from_flags`. A flag that a user did
 not type leaves no trace; one that was typed becomes a gin binding, so that it wins over the files
@@ -23,6 +23,9 @@ from rich.markup import escape
 
 from remdm import cli_commands, cli_expert, cli_launch, cli_references, cli_watch, config
 from remdm._version import __version__
+from remdm.cli_collect import add_flags as add_collect_flags
+from remdm.cli_collect import collect
+from remdm.cli_report import add_report_flags, report
 from remdm.registry import nearest, unknown_name_message
 from remdm.training.roles import BOTH, MODES, Role, role_of
 
@@ -176,6 +179,11 @@ def _oracle(parser: argparse.ArgumentParser) -> None:
     add_config_flags(parser)
 
 
+def _collect(parser: argparse.ArgumentParser) -> None:
+    add_collect_flags(parser)
+    add_config_flags(parser)
+
+
 def _eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run", metavar="RUN_OR_CHECKPOINT", help="a run folder, one in it, or wandb:..."
@@ -272,8 +280,10 @@ COMMANDS = {
     "train": Command("train a planner, or go on with a run", add_common_flags, _run_train),
     "launch": Command("train as several processes, on one machine or many", _launch, _run_launch),
     "oracle": Command("measure an oracle", _oracle, _run_oracle),
+    "collect": Command("keep an oracle's episodes as demonstrations", _collect, collect),
     "eval": Command("measure a trained run", _eval, cli_commands.evaluate),
     "watch": Command("play one episode and draw it", _watch, cli_watch.watch),
+    "report": Command("write a page about runs", add_report_flags, report),
     "expert": Command("train or measure a Craftax expert", _expert, cli_expert.expert),
     "doctor": Command("check this machine and installation", _doctor, cli_commands.doctor),
     "config": Command("check config files and print what they say", _config, _run_config),

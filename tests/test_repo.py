@@ -265,6 +265,12 @@ def test_recipe_starts_and_uses_all_it_binds(path: Path, tmp_path: Path) -> None
     binds = []
     if path.stem.startswith("minihack"):
         pytest.importorskip("nle")
+        config.load_config([path])
+        if config.bound_value("Experiment.buffer_dir") is not None:
+            binds.append(f"Experiment.buffer_dir = {str(tmp_path / 'demonstrations')!r}")
+        if config.bound_value("Experiment.start_from") is not None:
+            binds.append("Experiment.start_from = None")  # a run that is not here
+        config.clear_config()
     if path.stem.startswith("craftax"):
         pytest.importorskip("craftax")
         config.load_config([path])

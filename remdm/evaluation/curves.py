@@ -30,7 +30,12 @@ GROUP_TITLES = {
     "val": "Win rate on validation levels",
     "collect": "Win rate while collecting",
 }
-X_LABELS = {"env_steps": "environment steps", "updates": "updates", "epoch": "epoch"}
+X_LABELS = {
+    "env_steps": "environment steps",
+    "updates": "updates",
+    "epoch": "epoch",
+    "seconds": "seconds of training",
+}
 _INK, _FAINT, _GRID = "#1f2937", "#6b7280", "#e5e7eb"
 _COLOURS = ("#2563eb", "#ea580c", "#059669", "#9333ea", "#db2777", "#0891b2", "#ca8a04", "#4b5563")
 _MIN_SMOOTHED = 20  # points from which a running mean is drawn over the raw curve
@@ -55,24 +60,31 @@ class Series:
 
 def loss_series(metrics: Sequence[Mapping[str, Any]], *, x: str = "updates") -> list[Series]:
     """All losses in the metrics."""
-    return _series(metrics, [n for n in _names(metrics) if n.split("/")[-1] == "loss"], x)
+    return metric_series(metrics, [n for n in _names(metrics) if n.split("/")[-1] == "loss"], x)
 
 
 def win_rate_series(metrics: Sequence[Mapping[str, Any]], *, x: str = "env_steps") -> list[Series]:
     """All win rates in the metrics."""
-    return _series(metrics, [n for n in _names(metrics) if "/win_rate/" in n], x)
+    return metric_series(metrics, [n for n in _names(metrics) if "/win_rate/" in n], x)
 
 
 def return_series(metrics: Sequence[Mapping[str, Any]], *, x: str = "env_steps") -> list[Series]:
     """All mean returns in the metrics."""
-    return _series(metrics, [n for n in _names(metrics) if "/return/" in n], x)
+    return metric_series(metrics, [n for n in _names(metrics) if "/return/" in n], x)
 
 
 def _names(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for line in metrics for name in line))
 
 
-def _series(metrics: Sequence[Mapping[str, Any]], names: Sequence[str], x: str) -> list[Series]:
+def metric_series(
+    metrics: Sequence[Mapping[str, Any]], names: Sequence[str], x: str
+) -> list[Series]:
+    """The metrics of these names, in this order; those that no line has are left out.
+
+    Raises:
+        ValueError: If there is no such x axis.
+    """
     if x not in X_LABELS:
         raise ValueError(f"the x axis must be one of {sorted(X_LABELS)}, got {x!r}.")
     found = []

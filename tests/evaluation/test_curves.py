@@ -113,4 +113,4 @@ def test_single_points_and_groups_of_their_own_can_be_drawn(tmp_path):
 
 def test_unknown_x_axis_is_refused(metrics):
     with pytest.raises(ValueError, match="x axis"):
-        loss_series(metrics, x="seconds")
+        loss_series(metrics, x="hours")
