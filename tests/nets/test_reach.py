@@ -1,0 +1,137 @@
+"""The encoder that sees how far things are: distances, gradients, and what it shows."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from remdm.maps import DELTAS, map_observation_spec
+from remdm.nets.ego import EgoDenoiser
+from remdm.nets.reach import MARGIN, ReachEncoder, distances
+from tests.nets.states import random_states, tensors
+
+SHAPE = (3, 2, 7, 9)  # states, fields, rows, columns
+SPEC = map_observation_spec(21, 79)
+
+
+def random_costs(seed: int, *, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
+    """Source, enter, slant, wary, blocked, position; no two ways cost the same."""
+    generator = torch.Generator().manual_seed(seed)
+    batch, fields, height, width = SHAPE
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.rand(shape, generator=generator, dtype=dtype)
+
+    blocked = torch.randint(0, 256, (batch, height, width), generator=generator)
+    blocked = (blocked * (draw(batch, height, width) < 0.3)).to(torch.uint8)
+    rows = torch.randint(0, height, (batch, 1), generator=generator)
+    columns = torch.randint(0, width, (batch, 1), generator=generator)
+    position = torch.cat([rows, columns], 1).to(torch.uint8)
+    costs = (draw(*SHAPE) * 30, draw(*SHAPE) * 3, draw(*SHAPE) * 0.5, draw(fields) * 4)
+    return *costs, blocked, position
+
+
+def by_iteration(
+    source: torch.Tensor,
+    enter: torch.Tensor,
+    slant: torch.Tensor,
+    wary: torch.Tensor,
+    blocked: torch.Tensor,
+    position: torch.Tensor,
+) -> torch.Tensor:
+    """The same by value iteration until nothing can change, with torch's own gradients."""
+    height, width = source.shape[2:]
+    far = partial(torch.nn.functional.pad, pad=(1, 1, 1, 1), value=1e6)
+    value = source
+    for _ in range(height * width):
+        ways = [source]
+        for d, (r, c) in enumerate(DELTAS.tolist()):
+            there = slice(1 + r, 1 + r + height), slice(1 + c, 1 + c + width)
+            way = far(value + enter)[:, :, there[0], there[1]]
+            if d >= 4:
+                way = way + slant + far(slant)[:, :, there[0], there[1]]
+            failed = ((blocked >> d) & 1)[:, None]
+            ways.append(way + failed * wary[:, None, None])
+        value = torch.stack(ways).amin(0)
+    rows = torch.arange(len(source))
+    here = value[rows, :, position[:, 0].long(), position[:, 1].long()]
+    return torch.minimum(value, here[:, :, None, None] + MARGIN)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_distances_are_the_fixed_point_of_value_iteration(seed):
+    costs = random_costs(seed)
+    torch.testing.assert_close(distances(*costs), by_iteration(*costs))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_gradients_are_those_of_value_iteration(seed):
+    found = []
+    for method in (distances, by_iteration):
+        *learned, blocked, position = random_costs(seed)
+        learned = [x.requires_grad_() for x in learned]
+        value = method(*learned, blocked, position)
+        weights = torch.rand(SHAPE, generator=torch.Generator().manual_seed(9))
+        found.append(torch.autograd.grad((value * weights).sum(), learned))
+    for one, other in zip(*found, strict=True):
+        assert one.abs().sum() > 0
+        torch.testing.assert_close(one, other)
+
+
+def test_a_way_of_many_bends_is_found_to_its_end():
+    wall, height, width = 1000.0, 21, 79
+    enter = torch.full((1, 1, height, width), wall)
+    enter[..., ::2, :] = 1.0  # a snake: open rows, joined at alternating ends
+    enter[..., 1::4, -1] = 1.0
+    enter[..., 3::4, 0] = 1.0
+    source = torch.full_like(enter, 1e5)
+    source[..., -1, -1] = 0.0
+    nothing = torch.full_like(enter, wall)  # no corner is cut
+    blocked = torch.zeros(1, height, width, dtype=torch.uint8)
+    position = torch.zeros(1, 2, dtype=torch.uint8)
+    found = distances(source, enter, nothing, torch.zeros(1), blocked, position)
+    # 11 rows of 78 steps and 10 pairs of steps down; the last open row is walked from its left end.
+    assert found[0, 0, 0, 0] == 11 * 78 + 20
+
+
+def test_what_lies_far_beyond_the_crop_changes_the_agents_token():
+    states = tensors(random_states(1, seed=3))
+    for key in ("terrain", "visited", "searched", "blocked"):
+        states[key][:] = 0
+    states["terrain"][0, 10, 2:78] = 1
+    states["visited"][0, 10, 2:78] = 1
+    states["position"][0] = torch.tensor([10, 4])
+    torch.manual_seed(0)
+    encoder = ReachEncoder(SPEC, 32)
+    with torch.no_grad():  # about 1 a step; ways end dearly in the unknown and where it has been
+        encoder.costs.weight.zero_()
+        encoder.kinds[:] = 0.0
+        encoder.kinds[: encoder.fields, [0, 2]] = 1.0
+    with torch.inference_mode():
+        before = encoder(states)
+        states["visited"][0, 10, 77] = 0
+        after = encoder(states)
+    assert (before[0, -1] - after[0, -1]).abs().max() > 1e-3
+
+
+@torch.inference_mode()
+def test_every_state_is_encoded_as_if_alone():
+    torch.manual_seed(0)
+    encoder = ReachEncoder(SPEC, 32).eval()
+    states = tensors(random_states(5))
+    together = encoder(states)
+    assert together.shape == (5, encoder.num_tokens, 32)
+    alone = [encoder({k: v[i : i + 1] for k, v in states.items()}) for i in range(5)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-4)
+    assert torch.equal(together, encoder(states))
+
+
+def test_every_weight_learns_from_plans():
+    torch.manual_seed(0)
+    net = EgoDenoiser(SPEC, 12, 8, encoder_type=ReachEncoder)
+    states = tensors(random_states(4))
+    plans = torch.from_numpy(np.random.default_rng(0).integers(0, 13, (4, 8)))
+    net(states, plans, 0.5).square().sum().backward()
+    silent = [n for n, p in net.encoder.named_parameters() if not p.grad.abs().sum() > 0]
+    assert silent == []
