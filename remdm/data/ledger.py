@@ -71,7 +71,7 @@ class Ledger:
         not counted as labelled.
 
         Args:
-            wanted: Which labels are right; None for any that belong to their shard.
+            wanted: Which labels are right; None for any, which are not opened then.
 
         Raises:
             OSError: If a folder cannot be read.

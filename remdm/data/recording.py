@@ -12,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from remdm.data.records import Segment, StepArrays, StepChunk
+from remdm.data.records import Segment, StepArrays, StepChunk, valid_steps
 from remdm.data.shard_checks import MOST_ACTIONS
 from remdm.data.shard_file import write_shard
 from remdm.data.shard_names import ShardName, parse_shard_name, parsed_or_none, shard_name
-from remdm.maps import HISTORY_PREFIX
 
 
 @dataclass(slots=True)
@@ -98,7 +97,7 @@ class RecordingBuffer:
         lengths = chunk.valid.sum(1)
         if self.folder is None or not lengths.any():
             return
-        block = _valid_steps(chunk)
+        block = valid_steps(chunk)
         stops = np.cumsum(lengths)
         done = (chunk.terminated | chunk.truncated).any(1)
         index = len(self._blocks)
@@ -224,23 +223,3 @@ class RecordingBuffer:
             self._position[row] = (s.env, s.seed, s.first_step + s.length)
         else:
             self._position.pop(row, None)
-
-
-def _valid_steps(chunk: StepChunk) -> StepArrays:
-    """The valid steps of a chunk, row after row, as copies."""
-    cells = np.flatnonzero(chunk.valid)
-
-    def pick(array: np.ndarray) -> np.ndarray:
-        return array.reshape(-1, *array.shape[2:]).take(cells, 0)
-
-    return StepArrays(
-        {
-            name: pick(array)
-            for name, array in chunk.observations.items()
-            if not name.startswith(HISTORY_PREFIX)
-        },
-        pick(chunk.actions).astype(np.int8),
-        pick(chunk.rewards).astype(np.float32, copy=False),
-        pick(chunk.terminated),
-        pick(chunk.truncated),
-    )

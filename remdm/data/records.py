@@ -6,6 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
+from remdm.maps import HISTORY_PREFIX
+
 OBSERVATION_PREFIX = "obs/"
 STEP_DTYPES = {
     "actions": np.dtype(np.int8),
@@ -113,3 +115,23 @@ class StepChunk(Protocol):
     def valid(self) -> np.ndarray: ...  # noqa: D102
     @property
     def won(self) -> np.ndarray: ...  # noqa: D102
+
+
+def valid_steps(chunk: StepChunk) -> StepArrays:
+    """Copies of a chunk's valid steps, row after row, without arrays `history/...`."""
+    cells = np.flatnonzero(chunk.valid)
+
+    def pick(array: np.ndarray) -> np.ndarray:
+        return array.reshape(-1, *array.shape[2:]).take(cells, 0)
+
+    return StepArrays(
+        {
+            name: pick(array)
+            for name, array in chunk.observations.items()
+            if not name.startswith(HISTORY_PREFIX)
+        },
+        pick(chunk.actions).astype(np.int8),
+        pick(chunk.rewards).astype(np.float32, copy=False),
+        pick(chunk.terminated),
+        pick(chunk.truncated),
+    )

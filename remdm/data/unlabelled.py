@@ -30,7 +30,7 @@ class LabelQueue:
     faster, and call `label_shard`.
 
     Attributes:
-        wanted: Which labels are right; None for any that belong to their shard.
+        wanted: Which labels are right; None for any, which are not opened then.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class LabelQueue:
     ) -> None:
         """Args:
         folder: The dataset.
-        wanted: Which labels are right; None for any that belong to their shard.
+        wanted: Which labels are right; None for any, which are not opened then.
         on_damage: Told of damaged files. When None they are set aside, as a learner does: nobody
             waits then for labels that they cannot get, and collectors make up for them.
         """
@@ -70,9 +70,10 @@ class LabelQueue:
         self._forget(listing.shards.keys() | protected)
         asked = (listing.shards.keys() - manifest.tombstones.keys()) | protected
         asked -= self._damaged
-        unsure = {name for name, _ in labels.items() - self._right.items()} & asked
         found = asked - labels.keys()
-        found |= {name for name in unsure if not self._is_right(name, name in protected)}
+        if self.wanted is not None:
+            unsure = {name for name, _ in labels.items() - self._right.items()} & asked
+            found |= {name for name in unsure if not self._is_right(name, name in protected)}
         places = [
             (self.folder.protected if n in protected else self.folder.shards) / n for n in found
         ]
@@ -96,7 +97,7 @@ class LabelQueue:
         """Take a manifest's word for label files that were not looked at here."""
         self._manifest = manifest
         for entry in manifest.shards:
-            if entry.labels and self.wanted in (None, entry.labels.identity):
+            if entry.labels and entry.labels.identity == self.wanted:
                 inode, name = labels.get(entry.name), entry.name
                 if inode is not None and name not in self._wrong:
                     self._right.setdefault(name, inode)
@@ -111,7 +112,7 @@ class LabelQueue:
             if self._wrong.get(name) == signature:
                 return False
             labels = Labels.open(path)
-            right = self.wanted in (None, labels.identity)
+            right = labels.identity == self.wanted
             right = right and labels.shard_checksum == TensorFile.open(shard).checksum
         except FileNotFoundError:
             return False

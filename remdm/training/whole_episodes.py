@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from remdm.data.records import OBSERVATION_PREFIX, STEP_DTYPES, StepArrays
+from remdm.data.records import OBSERVATION_PREFIX, STEP_DTYPES, StepArrays, valid_steps
 from remdm.envs.contract import Chunk, PlanVecEnv
 from remdm.evaluation.policies import OraclePolicy
-from remdm.maps import HISTORY_PREFIX
 from remdm.tokens import end_token
 
 
@@ -83,7 +82,7 @@ class EpisodePlay:
         self._seen = chunk.final_observations
         lengths = chunk.lengths
         ran = rows[lengths[rows] > 0]
-        steps = _valid_steps(chunk)
+        steps = valid_steps(chunk)
         stops = np.cumsum(lengths)
         for row in ran.tolist():
             self._parts[row].append(steps[int(stops[row] - lengths[row]) : int(stops[row])])
@@ -127,19 +126,3 @@ def joined(parts: Sequence[StepArrays]) -> StepArrays:
     own = {name: whole.pop(name) for name in STEP_DTYPES}
     observations = {name.removeprefix(OBSERVATION_PREFIX): array for name, array in whole.items()}
     return StepArrays(observations, **own)
-
-
-def _valid_steps(chunk: Chunk) -> StepArrays:
-    """Copies of a chunk's steps, row after row, without arrays `history/...`."""
-    cells = np.flatnonzero(chunk.valid)
-
-    def pick(array: np.ndarray) -> np.ndarray:
-        return array.reshape(-1, *array.shape[2:]).take(cells, 0)
-
-    return StepArrays(
-        {k: pick(v) for k, v in chunk.observations.items() if not k.startswith(HISTORY_PREFIX)},
-        pick(chunk.actions).astype(np.int8),
-        pick(chunk.rewards).astype(np.float32, copy=False),
-        pick(chunk.terminated),
-        pick(chunk.truncated),
-    )

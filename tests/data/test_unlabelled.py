@@ -56,21 +56,22 @@ def test_an_empty_place_has_nothing_to_label(tmp_path):
 
 
 def test_labels_of_another_oracle_or_shard_are_not_the_right_ones(data):
-    queue, anybody = LabelQueue(data.folder, TRACE), LabelQueue(data.folder, None)
+    queue, any_labels = LabelQueue(data.folder, TRACE), LabelQueue(data.folder, None)
     first, second = put(data, 0), put(data, 1)
     labelled(data, first, version=2)
     other = labelled(data, second)
     assert names(queue) == ["e000000-c0-000000"]
-    assert anybody.waiting() == []
+    assert any_labels.waiting() == []
     labelled(data, first)
     assert queue.waiting() == []
     # Labels of what was recorded under this name before.
     first.unlink()
     put_shard(data.folder.shards, [piece("a", 7, 0, 5)], epoch=0, collector="c0")
-    fresh = LabelQueue(data.folder, None)
+    fresh = LabelQueue(data.folder, TRACE)
     assert names(fresh) == ["e000000-c0-000000"]
     other.unlink()
     assert names(fresh) == ["e000000-c0-000000", "e000001-c0-000000"]
+    assert names(any_labels) == ["e000001-c0-000000"]
 
 
 def test_right_labels_that_are_replaced_by_wrong_ones_are_noticed(data):
