@@ -12,6 +12,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from remdm.data.labels import LabelIdentity
 from remdm.data.ledger import Ledger
 from remdm.data.shard_names import parse_shard_name
 from remdm.distributed.published_files import DamagedPublicationError
@@ -190,7 +191,7 @@ def _look_or_wait(
     """Env steps that can be learnt from; and what to raise, if they are not enough for too long."""
     labels = run.disk_dataset.target != "executed"
     collected = ledger.collected()  # first: what comes next is not counted, labelled or not
-    there = collected - (ledger.without_labels() if labels else 0)
+    there = collected - (ledger.without_labels(_right_labels(run)) if labels else 0)
     if there >= wanted:
         return there, ""
     try:
@@ -203,6 +204,11 @@ def _look_or_wait(
     except TimeoutError as error:
         return there, str(error)
     return there, ""
+
+
+def _right_labels(run: Experiment) -> LabelIdentity:
+    """Labels of this run's oracle; those of another, or an older one, do not count."""
+    return LabelIdentity(run.oracle.name, run.oracle.version, run.agent.plan_horizon)
 
 
 # ------------------------------------------------------------------------------------- validate
