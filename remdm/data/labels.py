@@ -13,6 +13,7 @@ from remdm.data.shard_checks import action_names_of
 from remdm.data.shard_file import Shard, check_kind
 from remdm.data.tensor_file import (
     DamagedFileError,
+    StoredArrays,
     TensorFile,
     damage_if_wrong,
     write_tensor_file,
@@ -68,7 +69,7 @@ def _one_of_each(oracle: str, version: int, plan_horizon: int) -> LabelIdentity:
 
 
 @dataclass(slots=True, eq=False)
-class Labels:
+class Labels(StoredArrays):
     """A label file as read-only views of the mapped file.
 
     Attributes:
@@ -127,21 +128,6 @@ class Labels:
             for start in range(0, len(self.plans), CHUNK_STEPS):
                 part = slice(start, start + CHUNK_STEPS)
                 _check_values(self.plans[part], self.weights[part], "the file", self.num_actions)
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return self.file.path
-
-    @property
-    def checksum(self) -> str:
-        """Stands for the contents."""
-        return self.file.checksum
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the file."""
-        return self.file.nbytes
 
     def belongs_to(self, shard: Shard) -> bool:
         """Whether these are labels of exactly this shard."""

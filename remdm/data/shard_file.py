@@ -19,7 +19,7 @@ from remdm.data.shard_checks import (
     names_of,
     segments_of,
 )
-from remdm.data.tensor_file import DamagedFileError, TensorFile, write_tensor_file
+from remdm.data.tensor_file import DamagedFileError, StoredArrays, TensorFile, write_tensor_file
 
 SHARD_SCHEMA_VERSION = 2
 # Version 1 has an object for every segment in its metadata.
@@ -82,7 +82,7 @@ def write_shard(
 
 
 @dataclass(slots=True, eq=False)
-class Shard:
+class Shard(StoredArrays):
     """A shard on disk as read-only views of the mapped file.
 
     Attributes:
@@ -131,21 +131,6 @@ class Shard:
             DamagedFileError: If it is not what was written.
         """
         self.file.verify()
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return self.file.path
-
-    @property
-    def checksum(self) -> str:
-        """Stands for the contents."""
-        return self.file.checksum
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the file."""
-        return self.file.nbytes
 
     @property
     def segments(self) -> tuple[Segment, ...]:

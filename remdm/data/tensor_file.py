@@ -163,3 +163,29 @@ class TensorFile:
         """
         with damage_if_wrong(self.path):
             check_data(self.tensors, self.data, self.checksum)
+
+
+class StoredArrays:
+    """What is kept in one file, and known by it.
+
+    Attributes:
+        file: The file.
+    """
+
+    __slots__ = ()
+    file: TensorFile
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.file.path
+
+    @property
+    def checksum(self) -> str:
+        """Stands for the contents."""
+        return self.file.checksum
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the file."""
+        return self.file.nbytes

@@ -121,7 +121,7 @@ class RoleActor:
                 holder = f"{self._name} of launch {apart.launch}"
                 transport = RayTransport(apart.hub, scratch / "transport", holder)
                 return collect_apart(transport, scratch, apart.run_name, number, apart.config_text)
-        except Exception:
+        except Exception:  # users' errors have their code by now; this is like `run`
             traceback.print_exc()
             return BROKEN
 
