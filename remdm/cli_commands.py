@@ -75,7 +75,7 @@ def run_experiment(
     Args:
         experiment: Not started.
         json_file: Where to write the final table as well; by the role that validates.
-        role: What this process does of it, from `remdm.cli.role_from`.
+        role: What this process does of it, from `remdm.cli_flags.role_from`.
 
     Returns:
         0, or 130 where somebody asked to stop before the budget was used up.

@@ -10,7 +10,7 @@ from pathlib import Path
 import gin
 import pytest
 
-from remdm import cli, config, doctor
+from remdm import cli, cli_flags, config, doctor
 from remdm.cli import main
 from remdm.training.checkpoint import list_checkpoints, read_state
 from tests.configurables import write
@@ -63,7 +63,7 @@ def errors_of(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 def test_only_typed_flags_become_bindings() -> None:
     args = cli.parse(["train", "--configs", "x.gin", "--seed", "4", "--epochs", "7"])
     args.configs = []
-    cli.load_from_flags(args)
+    cli_flags.load_from_flags(args)
     found = {b.name: (b.text, b.origin) for b in config.current_bindings()}
     assert found == {"Experiment.epochs": ("7", "--epochs"), "Experiment.seed": ("4", "--seed")}
 
@@ -71,7 +71,7 @@ def test_only_typed_flags_become_bindings() -> None:
 def test_flag_wins_over_bind_and_bind_over_file(folder: Path) -> None:
     write(folder / "a.gin", "Experiment.seed = 1\nExperiment.epochs = 1\nKnob.size = 1\n")
     argv = ["train", "--configs", "a.gin", "--bind", "Experiment.seed=2", "--bind", "Knob.size=2"]
-    cli.load_from_flags(cli.parse([*argv, "--seed", "3"]))
+    cli_flags.load_from_flags(cli.parse([*argv, "--seed", "3"]))
     found = {b.name: b.text for b in config.current_bindings()}
     assert found == {"Experiment.epochs": "1", "Experiment.seed": "3", "Knob.size": "2"}
 
@@ -81,15 +81,15 @@ def test_steps_may_be_typed_in_powers_of_ten() -> None:
 
 
 def test_every_flag_binds_an_argument_that_exists() -> None:
-    for flag in cli.FLAGS:
+    for flag in cli_flags.FLAGS:
         value = flag.kind("1")
         config.load_config([], [], {flag.binding: (flag.name, value)})
 
 
 def test_run_name_is_that_of_the_last_config() -> None:
     args = cli.parse(["train", "--configs", "base.gin", "deep/mine.gin"])
-    assert cli.run_name_of(args) == "mine"
-    assert cli.run_name_of(cli.parse(["train", "--run_name", "given"])) == "given"
+    assert cli_flags.run_name_of(args) == "mine"
+    assert cli_flags.run_name_of(cli.parse(["train", "--run_name", "given"])) == "given"
 
 
 # Mistakes

@@ -20,7 +20,7 @@ TYPED = [
 SCRIPT = """
 import argparse
 from pathlib import Path
-from remdm.cli import add_common_flags
+from remdm.cli_flags import add_common_flags
 parser = argparse.ArgumentParser()
 add_common_flags(parser)
 parser.add_argument("--level", type=int)
