@@ -210,7 +210,9 @@ class DiffusionPlannerAgent(DenoiserAgent):
             soft = soft_target_loss(first, batch, hidden)
             loss = loss + self.soft_target_weight * soft
             metrics["soft_target_loss"] = soft.detach()
-        others = self.denoiser.auxiliary_loss(context, observations, batch.ranks)
+        others = self.denoiser.auxiliary_loss(
+            context, observations, batch.plans, batch.weights, batch.ranks
+        )
         for name, value in others.items():
             loss = loss + value
             metrics[name] = value.detach()

@@ -118,7 +118,9 @@ class PolicyAgent(DenoiserAgent):
             soft = soft_target_loss(logits, batch, real)
             loss = loss + self.soft_target_weight * soft
             metrics["soft_target_loss"] = soft.detach()
-        others = self.denoiser.auxiliary_loss(context, observations, batch.ranks)
+        others = self.denoiser.auxiliary_loss(
+            context, observations, batch.plans, batch.weights, batch.ranks
+        )
         for name, value in others.items():
             loss = loss + value
             metrics[name] = value.detach()

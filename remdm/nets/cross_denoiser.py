@@ -76,12 +76,17 @@ class CrossDenoiser(Denoiser):
     def observation_tokens(self, observations: dict[str, Tensor]) -> Tensor:
         """What the encoder makes of B observations, [B, M, width]."""
 
+    def look(self, observations: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """The tokens, and whatever else `auxiliary_loss` reads, of B observations."""
+        return (self.observation_tokens(observations),)
+
     def encode(self, observations: dict[str, Tensor]) -> Context:
         """Keys and values per decoder layer: (keys_0, .., values_0, ..), each [B, heads, ..].
 
-        Where `offset` is known to the net and missing in the observation, it is 0.
+        Behind them comes what else `look` returns. Where `offset` is known to the net and missing
+        in the observation, it is 0.
         """
-        tokens = self.observation_tokens(observations)
+        tokens, *others = self.look(observations)
         if self.offsets is not None:
             offset = observations.get(OFFSET_KEY)
             if offset is None:
@@ -89,14 +94,15 @@ class CrossDenoiser(Denoiser):
             told = self.offsets[offset.long()].to(tokens.dtype)
             tokens = torch.cat([tokens, told[:, None]], 1)
         keys, values = self.memory(tokens)
-        return (*keys.unbind(0), *values.unbind(0))
+        return (*keys.unbind(0), *values.unbind(0), *others)
 
     def denoise(self, context: Context, zt: Tensor, t: Tensor | float | None = None) -> Tensor:
         """See `Denoiser.denoise`; `t` is not read."""
         count = len(self.layers)
         tokens = zt[:, None] if zt.ndim == 2 else zt.transpose(0, 1)
         plan = F.embedding(tokens, self.plan_tokens) + self.plan_positions
-        for layer, keys, values in zip(self.layers, context[:count], context[count:], strict=True):
+        read = zip(self.layers, context[:count], context[count : 2 * count], strict=True)
+        for layer, keys, values in read:
             plan = layer(plan, keys, values)
         logits = self.head(self.norm(plan)).float()
         return logits[:, 0] if zt.ndim == 2 else logits.transpose(0, 1)

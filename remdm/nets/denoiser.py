@@ -62,13 +62,20 @@ class Denoiser(nn.Module, ABC):
         """
 
     def auxiliary_loss(
-        self, context: Context, observations: dict[str, Tensor], ranks: Ranks = ALONE
+        self,
+        context: Context,
+        observations: dict[str, Tensor],
+        plans: Tensor,
+        weights: Tensor,
+        ranks: Ranks = ALONE,
     ) -> dict[str, Tensor]:
         """Named extra losses, already weighted; none by default.
 
         Args:
             context: From `encode`, B states.
             observations: What it was made of.
+            plans: int64 [B, H], their labels: actions, then END.
+            weights: float32 [B], of the labels.
             ranks: The processes that have the rest of the batch: the mean over them should be the
                 loss of the whole batch.
         """

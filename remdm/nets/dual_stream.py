@@ -282,7 +282,12 @@ class DualStreamDenoiser(Denoiser):
         return x
 
     def auxiliary_loss(
-        self, context: Context, observations: dict[str, Tensor], ranks: Ranks = ALONE
+        self,
+        context: Context,
+        observations: dict[str, Tensor],
+        plans: Tensor,
+        weights: Tensor,
+        ranks: Ranks = ALONE,
     ) -> dict[str, Tensor]:
         """Weighted squared error of the guessed stairs, on states where they are in view."""
         if self.global_stream is None or not self.goal_loss_weight:

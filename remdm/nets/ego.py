@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from remdm.maps import NUM_TERRAINS, ArraySpec
 from remdm.nets.cross_denoiser import TOKEN_SCALE, CrossDenoiser
-from remdm.nets.denoiser import OFFSET_KEY
+from remdm.nets.denoiser import OFFSET_KEY, Context
 from remdm.nets.egocentric import (
     FEATURE_KEYS,
     NUM_BLOCKED,
@@ -23,6 +23,7 @@ from remdm.nets.egocentric import (
     egocentric_features,
 )
 from remdm.nets.residual import ResidualBlock
+from remdm.ranks import ALONE, Ranks
 
 CELL_SCALE = 0.5  # each of the four summed tables, so that a cell starts near scale 1
 
@@ -123,7 +124,24 @@ class EgoEncoder(nn.Module):
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
         """Tokens [B, num_tokens, width] of a batch of observations."""
-        return self.tokens(egocentric_features(observations, self.size))
+        return self.look(observations)[0]
+
+    def look(self, observations: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """The tokens, and what else `auxiliary_loss` reads: nothing here."""
+        return (self.tokens(egocentric_features(observations, self.size)),)
+
+    def auxiliary_loss(
+        self, seen: tuple[Tensor, ...], plans: Tensor, weights: Tensor, ranks: Ranks
+    ) -> dict[str, Tensor]:
+        """See `Denoiser.auxiliary_loss`.
+
+        Args:
+            seen: What `look` returned beside the tokens.
+            plans: int64 [B, H].
+            weights: float32 [B].
+            ranks: The processes that have the rest of the batch.
+        """
+        return {}
 
     def tokens(self, features: EgocentricFeatures) -> Tensor:
         """Tokens [B, num_tokens, width] of ready-made features."""
@@ -142,6 +160,7 @@ class EgoDenoiser(CrossDenoiser):
     """Plan tokens that attend to each other and to the two egocentric views."""
 
     observation_keys: tuple[str, ...] = FEATURE_KEYS
+    encoder: EgoEncoder
 
     def __init__(
         self,
@@ -180,3 +199,19 @@ class EgoDenoiser(CrossDenoiser):
         """See `CrossDenoiser.observation_tokens`."""
         tokens: Tensor = self.encoder(observations)
         return tokens
+
+    def look(self, observations: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """See `CrossDenoiser.look`."""
+        return self.encoder.look(observations)
+
+    def auxiliary_loss(
+        self,
+        context: Context,
+        observations: dict[str, Tensor],
+        plans: Tensor,
+        weights: Tensor,
+        ranks: Ranks = ALONE,
+    ) -> dict[str, Tensor]:
+        """See `Denoiser.auxiliary_loss`; whatever the encoder learns by itself."""
+        seen = context[2 * len(self.layers) :]
+        return self.encoder.auxiliary_loss(seen, plans, weights, ranks)

@@ -6,7 +6,8 @@ decoder is shown what they cost from the cells around the agent. What is worth w
 can be walked on is learned from the plans alone.
 """
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import gin
 import numpy as np
@@ -18,8 +19,6 @@ from remdm.maps import DELTAS, NUM_DIRECTIONS, NUM_TERRAINS, ArraySpec, Terrain
 from remdm.nets.cross_denoiser import TOKEN_SCALE
 from remdm.nets.ego import EgoEncoder
 from remdm.nets.egocentric import (
-    DOORS,
-    NUM_COARSE_CHANNELS,
     NUM_SEARCH_BUCKETS,
     WALKABLE,
     egocentric_crop,
@@ -29,24 +28,30 @@ from remdm.nets.egocentric import (
     unknown_beside,
 )
 from remdm.nets.reach_kernel import spread, spread_backward
+from remdm.ranks import Ranks
 
 NUM_MAP_CODES = NUM_TERRAINS * 2 * NUM_SEARCH_BUCKETS
-# Costs start near 1 for a step, 0.05 more for a diagonal one, and 12 for ending anywhere.
+# Where costs start: 1 for a step, 0.05 more for a diagonal one, 200 for ending anywhere.
 STEP_SCALE, SOURCE_SCALE = 4.0, 20.0
-# What a cell's kind adds to its costs learns this many times faster than other weights: costs have
-# to grow from 1 to tens, and an update of Adam moves a weight by little more than 0.001.
-KIND_SPEED = 10.0
-ENTER_BIAS, SLANT_BIAS, SOURCE_BIAS = -1.25, -5.0, -0.2
+ENTER_BIAS, SLANT_BIAS, SOURCE_BIAS = -1.25, -5.0, 10.0
 WARY_BIAS = 1.0
-COST_INIT = 0.1
-# Where an informed encoder starts, by kind of `map_kinds`: unknown, wall, visited, unvisited, goal,
-# door, frontier. Ways end for 0 at the stairs, 60 at the frontier and 200 elsewhere; a step into a
-# wall costs 75. This is near to what `MemoryOracle` prefers: a prior, which training may change.
-INFORMED_SOURCE = (1.0, 1.0, 1.0, 1.0, -2.0, 0.0, -0.7)
-INFORMED_ENTER = (2.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+# Where an informed encoder starts: 75 for a step into a wall or the unknown, 60 for ending at the
+# frontier, 0 for ending at the stairs. This is near to what `MemoryOracle` prefers: a prior.
+SOLID, SOLID_ENTER = (Terrain.UNKNOWN, Terrain.WALL), 20.0
+FRONTIER_SOURCE, GOAL_SOURCE = -7.0, -30.0
+# What a cell's kind adds to its costs learns this many times faster than other weights: costs
+# have to move by tens, and an update of Adam moves a weight by little more than 0.001.
+KIND_SPEED, KIND_GRADIENT = 40.0, 0.02
 # Ways are followed exactly this far beyond the agent's own distance, and shown this far before it.
 MARGIN = 6.0
 HORIZON = 18.0
+# How much worse a step can be said to be; what is farther off learns nothing more.
+WORST = 30.0
+# A direction that makes the way one step longer is this many nats less likely; costs of a step that
+# had to grow for certainty would let the way to far places look dear.
+WAY_SHARPNESS = 4.0
+# Kinds of a cell: its terrain, whether it was visited, whether it borders the unknown.
+FRONTIER_KIND, NUM_KINDS = NUM_TERRAINS + 1, NUM_TERRAINS + 2
 _FIRST_DIAGONAL = 4
 
 
@@ -98,6 +103,15 @@ class _Distances(torch.autograd.Function):
         return *(torch.from_numpy(x).to(gradient.device) for x in found), None, None
 
 
+def _fast(weight: Tensor) -> Tensor:
+    """`KIND_SPEED * weight`, whose gradient is small beside others when their norm is clipped.
+
+    Adam does not look at the scale of a gradient, so this changes nothing but the clipping.
+    """
+    slow = KIND_GRADIENT * weight
+    return slow + ((KIND_SPEED - KIND_GRADIENT) * weight).detach()
+
+
 def _array(tensor: Tensor) -> np.ndarray:
     return np.ascontiguousarray(tensor.detach().cpu().numpy())
 
@@ -123,19 +137,38 @@ def distances(
     return found
 
 
-def map_kinds(observations: dict[str, Tensor]) -> Tensor:
-    """float32 [B, 7, height, width]: unknown, and the six kinds of `COARSE_CHANNELS`, per cell."""
+class KnownCells(NamedTuple):
+    """The remembered cells of all maps of a batch, one after another.
+
+    Attributes:
+        place: int64 [K], where in the flattened [B, height, width].
+        kinds: float32 [K, NUM_KINDS]: terrain, visited, frontier.
+        codes: int64 [K, 9], of the cell and its neighbours, row by row, below `NUM_MAP_CODES`;
+            `NUM_MAP_CODES` off the map.
+    """
+
+    place: Tensor
+    kinds: Tensor
+    codes: Tensor
+
+
+def known_cells(observations: dict[str, Tensor]) -> KnownCells:
+    """What the costs of remembered cells depend on; most of a map is unknown."""
     terrain = observations["terrain"]
-    index = terrain.to(torch.int64)
-
-    def among(members: tuple[Terrain, ...]) -> Tensor:
-        return torch.from_numpy(terrain_flags(members)).to(terrain.device)[index]
-
-    visited = observations["visited"] > 0
-    unvisited = among(WALKABLE) & ~visited
-    kinds = [terrain == Terrain.UNKNOWN, terrain == Terrain.WALL, visited, unvisited]
-    kinds += [terrain == Terrain.GOAL, among(DOORS), unvisited & unknown_beside(terrain)]
-    return torch.stack(kinds, 1).float()
+    height, width = terrain.shape[1:]
+    index = (terrain != Terrain.UNKNOWN).flatten().nonzero()[:, 0]
+    there = terrain.flatten()[index].to(torch.int64)
+    walkable = torch.from_numpy(terrain_flags(WALKABLE)).to(terrain.device)[there]
+    visited = observations["visited"].flatten()[index] > 0
+    frontier = walkable & ~visited & unknown_beside(terrain).flatten()[index]
+    kinds = torch.cat([F.one_hot(there, NUM_TERRAINS), visited[:, None], frontier[:, None]], 1)
+    # Where a neighbour lies once every map has a rim of one cell around it.
+    codes = F.pad(map_codes(observations), (1, 1, 1, 1), value=NUM_MAP_CODES).flatten()
+    row = index // width
+    middle = index + 2 * row + (row // height) * 2 * (width + 2) + width + 3
+    window = [(width + 2) * down + right for down in (-1, 0, 1) for right in (-1, 0, 1)]
+    places = middle[:, None] + torch.tensor(window, device=index.device)
+    return KnownCells(index, kinds.float(), codes[places].to(torch.int64))
 
 
 def map_codes(observations: dict[str, Tensor]) -> Tensor:
@@ -148,6 +181,8 @@ def map_codes(observations: dict[str, Tensor]) -> Tensor:
 class ReachEncoder(EgoEncoder):
     """`EgoEncoder` whose crop shows learned distances, and one token of the agent's next steps."""
 
+    scale: Tensor
+
     def __init__(
         self,
         observation_spec: dict[str, ArraySpec],
@@ -157,6 +192,7 @@ class ReachEncoder(EgoEncoder):
         map_dim: int = 16,
         map_channels: int = 24,
         informed: bool = True,
+        way_loss_weight: float = 1.0,
     ) -> None:
         """Args:
         observation_spec: Arrays of one observation; must hold the memory maps.
@@ -166,48 +202,74 @@ class ReachEncoder(EgoEncoder):
         map_channels: Channels of the convolution over the whole map.
         informed: Whether costs start from what kinds of cells mean: walls and the unknown are dear
             to enter, and the frontier and the stairs are where ways end. Without, all cells
-            start alike, and it takes longer to learn the same.
+            start alike; near places are learned as fast, far ones much later.
+        way_loss_weight: Weight of `auxiliary_loss`.
         """
         super().__init__(observation_spec, width)
+        self.way_loss_weight = way_loss_weight
         self.fields = fields
         cell_dim, channels = self.stem.in_channels, self.stem.out_channels
         self.stem = nn.Conv2d(cell_dim + fields, channels, 3, padding=1)
         self.map_cells = nn.Parameter(torch.randn(NUM_MAP_CODES, map_dim))
         self.map_conv = nn.Conv2d(map_dim, map_channels, 3, padding=1)
-        self.map_mix = nn.Conv2d(map_channels, map_channels, 1)
-        self.costs = nn.Conv2d(map_channels, 3 * fields, 1)
-        with torch.no_grad():
-            bias = torch.tensor([SOURCE_BIAS, ENTER_BIAS, SLANT_BIAS])
-            assert self.costs.bias is not None
-            self.costs.bias.copy_(bias.repeat_interleave(fields))
-            # Chance differences between cells would add up along a way and drown short detours.
-            self.costs.weight.mul_(COST_INIT)
-        self.kinds = nn.Parameter(torch.zeros(3 * fields, NUM_COARSE_CHANNELS + 1))
+        self.map_mix = nn.Linear(map_channels, map_channels)
+        # What lies around a cell decides only whether a way ends there: differences between the
+        # steps of a way would add up and drown what it is to be compared with.
+        self.ending = nn.Linear(map_channels, fields, bias=False)
+        bias = torch.tensor([SOURCE_BIAS, ENTER_BIAS, SLANT_BIAS])
+        self.bias = nn.Parameter(bias.repeat_interleave(fields))
+        kinds = torch.zeros(3 * fields, NUM_KINDS)
         if informed:
-            with torch.no_grad():
-                start = torch.tensor([INFORMED_SOURCE, INFORMED_ENTER])
-                self.kinds[: 2 * fields] = start.repeat_interleave(fields, 0)
-        self.wary = nn.Parameter(torch.full((fields,), WARY_BIAS))
+            kinds[:fields, FRONTIER_KIND] = FRONTIER_SOURCE / KIND_SPEED
+            kinds[:fields, Terrain.GOAL] = GOAL_SOURCE / KIND_SPEED
+            kinds[fields : 2 * fields, SOLID] = SOLID_ENTER / KIND_SPEED
+        self.kinds = nn.Parameter(kinds)
+        self.wary = nn.Parameter(torch.full((fields,), WARY_BIAS / KIND_SPEED))
+        scale = torch.tensor([SOURCE_SCALE, STEP_SCALE, STEP_SCALE])
+        self.register_buffer("scale", scale, persistent=False)
         self.next_steps = nn.Linear(fields * (2 * NUM_DIRECTIONS + 1), width)
         self.next_position = nn.Parameter(torch.randn(width) * TOKEN_SCALE)
         self.num_tokens += 1
 
     def step_costs(self, observations: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Costs of ending, entering and slanting, each float32 [B, fields, height, width]."""
-        cells = F.embedding(map_codes(observations), self.map_cells).permute(0, 3, 1, 2)
-        hidden = F.relu(self.map_mix(F.relu(self.map_conv(cells))))
-        with torch.autocast(hidden.device.type, enabled=False):
-            kinds = self.kinds[:, :, None, None] * KIND_SPEED
-            costs = self.costs(hidden.float()) + F.conv2d(map_kinds(observations), kinds)
-            source, enter, slant = F.softplus(costs).chunk(3, 1)
-        return SOURCE_SCALE * source, STEP_SCALE * enter, STEP_SCALE * slant
+        """Costs of ending, entering and slanting, each float32 [B, fields, height, width].
 
-    def forward(self, observations: dict[str, Tensor]) -> Tensor:
-        """Tokens [B, num_tokens, width] of a batch of observations."""
+        A remembered cell's costs depend on its kind and on what lies around it; the unknown has
+        one cost, learned as well.
+        """
+        batch, height, width = observations["terrain"].shape
+        known = known_cells(observations)
+        with torch.autocast(known.kinds.device.type, enabled=False):
+            hidden = F.relu(self.map_mix(F.relu(self._surroundings(known.codes))))
+            kinds = _fast(self.kinds)
+            by_kind = self.bias + F.linear(known.kinds, kinds)
+            ending, passing = by_kind.split([self.fields, 2 * self.fields], 1)
+            costs = F.softplus(torch.cat([ending + self.ending(hidden), passing], 1))
+            unknown = F.softplus(self.bias + kinds[:, Terrain.UNKNOWN])
+            scale = self.scale.repeat_interleave(self.fields)
+            maps = (unknown * scale).expand(batch * height * width, -1)
+            maps = maps.index_copy(0, known.place, costs * scale)
+        source, enter, slant = maps.view(batch, height, width, -1).permute(0, 3, 1, 2).chunk(3, 1)
+        return source, enter, slant
+
+    def _surroundings(self, codes: Tensor) -> Tensor:
+        """`map_conv` of the embedded codes [K, 9], as a sum of nine rows of one table."""
+        rows = torch.einsum("nd,cdk->knc", self.map_cells, self.map_conv.weight.flatten(2))
+        rows = F.pad(rows, (0, 0, 0, 1)).flatten(0, 1)  # off the map: nothing
+        first = torch.arange(codes.shape[1], device=codes.device) * (NUM_MAP_CODES + 1)
+        summed: Tensor = F.embedding_bag(codes + first, rows, mode="sum")
+        assert self.map_conv.bias is not None
+        return summed + self.map_conv.bias
+
+    def look(self, observations: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """Tokens [B, num_tokens, width], and how much longer each next step makes the way.
+
+        The second is float32 [B, fields, 8]: 0 for the best direction.
+        """
         features = egocentric_features(observations, self.size)
         position = observations["position"]
         source, enter, slant = self.step_costs(observations)
-        wary = STEP_SCALE * F.softplus(self.wary.float())
+        wary = STEP_SCALE * F.softplus(_fast(self.wary.float()))
         blocked = observations["blocked"]
         with torch.autocast(source.device.type, enabled=False):
             distance = distances(source, enter, slant, wary, blocked, position)
@@ -215,9 +277,13 @@ class ReachEncoder(EgoEncoder):
             middle = self.size.crop // 2
             here = near[:, :, middle, middle]
             nearer = (here[:, :, None, None] - near).clamp(-MARGIN, HORIZON) / MARGIN
-            steps = self._next_steps(near, here, enter, slant, wary, observations)
+            worse = self._worse(near, here, enter, slant, wary, observations)
+            shown = [torch.exp(-worse.clamp(min=0)), worse.clamp(-MARGIN, MARGIN) / MARGIN]
+            steps = torch.cat([*(x.flatten(1) for x in shown), torch.log1p(here)], 1)
         crop = self.cells(features.cells).permute(0, 3, 1, 2)
-        crop = torch.cat([crop, nearer.to(crop.dtype)], 1)
+        # Both in channels_last layout, as convolutions want it: otherwise each of them copies.
+        nearer = nearer.to(crop.dtype).contiguous(memory_format=torch.channels_last)
+        crop = torch.cat([crop, nearer], 1)
         crop = F.relu(self.blocks(self.stem(crop)))
         tokens = [self.patches(crop).flatten(2).transpose(1, 2)]
         share = features.coarse.permute(0, 3, 1, 2) * (1.0 / self.size.block**2)
@@ -226,7 +292,29 @@ class ReachEncoder(EgoEncoder):
         seen = seen + self.positions.to(seen.dtype)
         told = self.next_steps(steps) + self.next_position
         told = told.to(seen.dtype)[:, None]
-        return torch.cat([seen + told, told], 1)
+        return torch.cat([seen + told, told], 1), worse
+
+    def auxiliary_loss(
+        self, seen: tuple[Tensor, ...], plans: Tensor, weights: Tensor, ranks: Ranks
+    ) -> dict[str, Tensor]:
+        """Cross-entropy of the labels' first moves under the ways alone.
+
+        A step is as likely as `exp(-WAY_SHARPNESS * worse)`, in each field, and the fields are
+        mixed evenly; so does a value iteration network act (Tamar et al. 2016, arXiv:1602.02867).
+        Without it, costs learn only through the plans' tokens, and take much longer.
+        """
+        if not self.way_loss_weight:
+            return {}
+        (worse,) = seen
+        first = plans[:, 0]
+        moves = first < NUM_DIRECTIONS
+        weight = weights * moves
+        chosen = first.clamp(max=NUM_DIRECTIONS - 1)[:, None, None].expand(-1, self.fields, 1)
+        log_probs = (-WAY_SHARPNESS * worse.clamp(max=WORST)).log_softmax(-1)
+        nats = math.log(self.fields) - log_probs.gather(2, chosen)[:, :, 0].logsumexp(1)
+        (total,) = ranks.means(weight.sum())
+        total = torch.where(total == 0, 1.0, total)
+        return {"way_loss": self.way_loss_weight * (nats * weight).sum() / total}
 
     def _around(self, fields: Tensor, position: Tensor, size: int) -> Tensor:
         """The square around the agent [B, C, size, size]; far away off the map."""
@@ -235,7 +323,7 @@ class ReachEncoder(EgoEncoder):
         cut = egocentric_crop(fields.flatten(0, 1), places, size, outside=1000)
         return cut.unflatten(0, (-1, count))
 
-    def _next_steps(
+    def _worse(
         self,
         near: Tensor,
         here: Tensor,
@@ -244,7 +332,7 @@ class ReachEncoder(EgoEncoder):
         wary: Tensor,
         observations: dict[str, Tensor],
     ) -> Tensor:
-        """How good each of the eight steps is, and the way's cost [B, fields * 17]."""
+        """How much more it costs to begin with each of the eight steps, [B, fields, 8]."""
         position, blocked = observations["position"], observations["blocked"]
         middle = near.shape[-1] // 2
         around = near[:, :, middle - 1 : middle + 2, middle - 1 : middle + 2]
@@ -257,6 +345,4 @@ class ReachEncoder(EgoEncoder):
             if d >= _FIRST_DIAGONAL:
                 way = way + slants[:, :, 1 + row, 1 + column] + slants[:, :, 1, 1]
             ways.append(way + ((bits >> d) & 1) * wary)
-        worse = torch.stack(ways, -1) - here[:, :, None]
-        shown = [torch.exp(-worse.clamp(min=0)), worse.clamp(-MARGIN, MARGIN) / MARGIN]
-        return torch.cat([*(x.flatten(1) for x in shown), torch.log1p(here)], 1)
+        return torch.stack(ways, -1) - here[:, :, None]

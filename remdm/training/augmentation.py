@@ -1,13 +1,16 @@
 """Imagined memories, labelled by the oracle.
 
 The oracle is a function of the observation, so it can be asked what it would do in a memory that
-no episode ever had. Three ways to imagine one, all made from states of the training environments:
+no episode ever had. Ways to imagine one, all made from states of the training environments:
 
 - *explore*: a map known to some episode, or several glued together, is explored anew with a
   sight of one cell (this makes dark rooms out of lit ones);
 - *close*: places at the edge of the known map count as visited and the stairs are forgotten, so
   that the next place worth going to is far away;
-- *flip*: the map is mirrored upside down, left to right, or both.
+- *exhaust*: nothing is left to explore, and some places have been searched (`setbacks`);
+- *flip*: the map is mirrored upside down, left to right, or both;
+- *obstruct*: the first move of the plan has failed, because of a boulder or for no reason that is
+  seen (`setbacks`).
 
 Only what is remembered can be imagined. The symbols that the game shows (`glyphs`) stay those of
 the sample that was replaced, so this is not for nets and oracles that read them.
@@ -23,6 +26,7 @@ from remdm.maps import DELTAS, NUM_ACTIONS, NUM_DIRECTIONS, Terrain
 from remdm.oracles.contract import Oracle
 from remdm.tokens import mask_token
 from remdm.training.exploration import explore
+from remdm.training.setbacks import exhaust, obstruct
 from remdm.training.stitching import stitch
 
 # Imagined steps of one exploration, at most, per cell that can be walked on.
@@ -184,6 +188,8 @@ class MemoryAugmentation:
         stitch_share: float = 0.5,
         close_probability: float = 0.25,
         flip_probability: float = 0.5,
+        exhaust_probability: float = 0.0,
+        obstruct_probability: float = 0.0,
     ) -> None:
         """Args:
         oracle: Labels what has been altered; its labels must follow from the remembered maps.
@@ -191,6 +197,9 @@ class MemoryAugmentation:
         stitch_share: Share of explorations in a world glued from several maps.
         close_probability: Share of samples whose frontier is partly closed.
         flip_probability: Share of samples mirrored, for each axis on its own.
+        exhaust_probability: Share of samples with nothing left to explore.
+        obstruct_probability: Share of samples whose plan's first move has failed; of these the
+            same share fail once more.
 
         Raises:
             ValueError: If a probability is outside [0, 1].
@@ -200,6 +209,8 @@ class MemoryAugmentation:
             ("stitch_share", stitch_share),
             ("close_probability", close_probability),
             ("flip_probability", flip_probability),
+            ("exhaust_probability", exhaust_probability),
+            ("obstruct_probability", obstruct_probability),
         ):
             if not 0.0 <= value <= 1.0:
                 raise ValueError(
@@ -210,6 +221,8 @@ class MemoryAugmentation:
         self.stitch_share = stitch_share
         self.close_probability = close_probability
         self.flip_probability = flip_probability
+        self.exhaust_probability = exhaust_probability
+        self.obstruct_probability = obstruct_probability
 
     def __call__(self, window: Window, rng: np.random.Generator) -> Window:
         """A window in which a random part of the samples is imagined; the input may be altered."""
@@ -228,6 +241,7 @@ class MemoryAugmentation:
         if past is not None:  # nobody has walked there
             past[explored] = mask_token(NUM_ACTIONS)
         close(observations, draw(self.close_probability), rng)
+        exhaust(observations, draw(self.exhaust_probability), rng)
         for axis in (0, 1):
             mirrored = draw(self.flip_probability)
             mirror(observations, mirrored, axis)
@@ -235,6 +249,20 @@ class MemoryAugmentation:
                 mirror_tokens(past, mirrored, axis)
         rows = np.flatnonzero(changed)
         plans, weights = window.plans.copy(), window.weights.copy()
+        self._relabel(observations, plans, weights, rows)
+        failing = draw(self.obstruct_probability)
+        while len(failing):
+            failing = obstruct(observations, plans, failing, rng)
+            self._relabel(observations, plans, weights, failing)
+            failing = failing[rng.random(len(failing)) < self.obstruct_probability]
+        return replace(window, observations=observations, plans=plans, weights=weights, past=past)
+
+    def _relabel(
+        self,
+        observations: dict[str, np.ndarray],
+        plans: np.ndarray,
+        weights: np.ndarray,
+        rows: np.ndarray,
+    ) -> None:
         altered = {k: v[rows] for k, v in observations.items()}
         plans[rows], weights[rows] = self.oracle.label(altered, plans.shape[1])
-        return replace(window, observations=observations, plans=plans, weights=weights, past=past)

@@ -11,6 +11,7 @@ from remdm.nets.denoiser import Denoiser, num_parameters, select_rows
 from remdm.nets.dual_stream import NEVER, DualStreamDenoiser, goal_position
 from remdm.nets.ego import CellEmbedding, EgoDenoiser, EgoEncoder
 from remdm.nets.egocentric import NUM_BLOCKED, NUM_CELL_CODES, NUM_SEARCH_BUCKETS
+from remdm.nets.reach import ReachEncoder
 from remdm.nets.sequence import SequenceDenoiser
 from remdm.tokens import vocabulary_size
 from tests.nets.states import random_states, tensors
@@ -20,6 +21,7 @@ HORIZON = 8
 SPEC = map_observation_spec(21, 79)
 NETS = {
     "ego": EgoDenoiser,
+    "reach": partial(EgoDenoiser, encoder_type=ReachEncoder),
     "sequence": partial(SequenceDenoiser, num_layers=2),
     "dual_stream": partial(DualStreamDenoiser, num_layers=2),
     "prefix": partial(DualStreamDenoiser, num_layers=2, attention="prefix"),
@@ -113,7 +115,8 @@ def test_every_parameter_learns(net):
     states["glyphs"][0, 3, 4] = 2383
     context = net.encode(states)
     logits = net.denoise(context, plans(4), torch.rand(4))
-    loss = logits.square().sum() + sum(net.auxiliary_loss(context, states).values())
+    extra = net.auxiliary_loss(context, states, plans(4), torch.ones(4))
+    loss = logits.square().sum() + sum(extra.values())
     loss.backward()
     still = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
     assert not still
@@ -198,10 +201,15 @@ def test_goal_loss_is_the_weighted_error_where_the_goal_is_in_view():
     states["glyphs"][:] = 0
     states["glyphs"][0, 10, 39] = 2383
     guess = torch.tensor([[1.0, 0.5], [9.0, 9.0]])
-    loss = net.auxiliary_loss((torch.zeros(2, 9, 256), guess), states)
+    loss = net.auxiliary_loss((torch.zeros(2, 9, 256), guess), states, plans(2), torch.ones(2))
     assert loss["goal_loss"].item() == pytest.approx(0.5 * 0.125)
     states["glyphs"][:] = 0
-    assert net.auxiliary_loss((torch.zeros(2, 9, 256), guess), states)["goal_loss"] == 0
+    assert (
+        net.auxiliary_loss((torch.zeros(2, 9, 256), guess), states, plans(2), torch.ones(2))[
+            "goal_loss"
+        ]
+        == 0
+    )
 
 
 @pytest.mark.parametrize(

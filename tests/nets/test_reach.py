@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from remdm.maps import DELTAS, map_observation_spec
+from remdm.maps import DELTAS, Action, Terrain, map_observation_spec
 from remdm.nets.ego import EgoDenoiser
 from remdm.nets.reach import MARGIN, ReachEncoder, distances
+from remdm.ranks import ALONE
 from tests.nets.states import random_states, tensors
 
 SHAPE = (3, 2, 7, 9)  # states, fields, rows, columns
@@ -95,24 +96,68 @@ def test_a_way_of_many_bends_is_found_to_its_end():
     assert found[0, 0, 0, 0] == 11 * 78 + 20
 
 
-def test_what_lies_far_beyond_the_crop_changes_the_agents_token():
+def long_corridor() -> dict[str, torch.Tensor]:
+    """76 cells in a row, all visited; the agent is near the left end."""
     states = tensors(random_states(1, seed=3))
     for key in ("terrain", "visited", "searched", "blocked"):
         states[key][:] = 0
-    states["terrain"][0, 10, 2:78] = 1
+    states["terrain"][0, 10, 2:78] = Terrain.FLOOR
     states["visited"][0, 10, 2:78] = 1
     states["position"][0] = torch.tensor([10, 4])
+    return states
+
+
+@torch.inference_mode()
+def test_what_lies_far_beyond_the_crop_changes_the_agents_token():
     torch.manual_seed(0)
     encoder = ReachEncoder(SPEC, 32)
-    with torch.no_grad():  # about 1 a step; ways end dearly in the unknown and where it has been
-        encoder.costs.weight.zero_()
-        encoder.kinds[:] = 0.0
-        encoder.kinds[: encoder.fields, [0, 2]] = 1.0
-    with torch.inference_mode():
-        before = encoder(states)
-        states["visited"][0, 10, 77] = 0
-        after = encoder(states)
+    states = long_corridor()
+    before = encoder(states)
+    states["visited"][0, 10, 77] = 0
+    after = encoder(states)
     assert (before[0, -1] - after[0, -1]).abs().max() > 1e-3
+
+
+def plan_of(action: Action) -> torch.Tensor:
+    return torch.tensor([[action, 13, 13, 13]])
+
+
+def test_the_way_loss_is_lower_for_the_way_that_leads_on():
+    torch.manual_seed(0)
+    encoder = ReachEncoder(SPEC, 32)
+    states = long_corridor()
+    states["visited"][0, 10, 40] = 0
+    seen = encoder.look(states)[1:]
+    losses = {
+        action: encoder.auxiliary_loss(seen, plan_of(action), torch.ones(1), ALONE)["way_loss"]
+        for action in (Action.EAST, Action.WEST)
+    }
+    assert losses[Action.EAST] < 0.1 < 3 < losses[Action.WEST]
+
+
+def test_plans_that_begin_with_no_move_and_labels_of_weight_zero_have_no_way_loss():
+    encoder = ReachEncoder(SPEC, 32)
+    seen = encoder.look(tensors(random_states(2)))[1:]
+    plans = torch.cat([plan_of(Action.SEARCH), plan_of(Action.EAST)])
+    loss = encoder.auxiliary_loss(seen, plans, torch.tensor([1.0, 0.0]), ALONE)["way_loss"]
+    assert loss == 0
+
+
+def test_the_way_loss_can_be_switched_off():
+    encoder = ReachEncoder(SPEC, 32, way_loss_weight=0.0)
+    seen = encoder.look(tensors(random_states(2)))[1:]
+    assert encoder.auxiliary_loss(seen, plan_of(Action.EAST), torch.ones(2), ALONE) == {}
+
+
+def test_an_informed_encoder_sees_farther_than_one_that_knows_no_kinds():
+    states = long_corridor()
+    states["terrain"][0, 9, 2:78] = states["terrain"][0, 11, 2:78] = Terrain.WALL
+    states["visited"][0, 10, 77] = 0
+    for informed in (True, False):
+        torch.manual_seed(0)
+        encoder = ReachEncoder(SPEC, 32, informed=informed)
+        worse = encoder.look(states)[1]
+        assert bool((worse[0].argmin(-1) == Action.EAST).all()) == informed
 
 
 @torch.inference_mode()
@@ -132,6 +177,9 @@ def test_every_weight_learns_from_plans():
     net = EgoDenoiser(SPEC, 12, 8, encoder_type=ReachEncoder)
     states = tensors(random_states(4))
     plans = torch.from_numpy(np.random.default_rng(0).integers(0, 13, (4, 8)))
-    net(states, plans, 0.5).square().sum().backward()
+    context = net.encode(states)
+    loss = net.denoise(context, plans, 0.5).square().sum()
+    extra = net.auxiliary_loss(context, states, plans, torch.ones(4))
+    (loss + extra["way_loss"]).backward()
     silent = [n for n, p in net.encoder.named_parameters() if not p.grad.abs().sum() > 0]
     assert silent == []
