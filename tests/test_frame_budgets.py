@@ -8,7 +8,7 @@ from remdm import config
 from remdm.agent import BaseAgent
 from remdm.data.disk import DiskTrajDataset
 from remdm.experiment import Experiment
-from remdm.training.collector import CollectStats
+from remdm.training.collect_stats import CollectStats
 from tests.tiny_runs import assert_same_run, learnt, metric_rows, tiny_bindings
 
 # Five actors of 9 steps make epochs of 45, which 200 env steps suffice for four of.

@@ -18,7 +18,7 @@ from remdm.agent import BaseAgent, DiffusionPlannerAgent
 from remdm.data.batch import Batch
 from remdm.data.shards import Shard
 from remdm.experiment import Experiment
-from remdm.training.collector import CollectStats
+from remdm.training.collect_stats import CollectStats
 from tests.tiny_runs import (
     assert_same_run,
     checkpoint_values,

@@ -110,6 +110,22 @@ class RecordingBuffer:
             if done[row]:
                 self._close(row, won=bool(chunk.won[row]))
 
+    def add(self, env: str, seed: int, steps: StepArrays, *, won: bool | None) -> None:
+        """Record a whole episode at once.
+
+        Args:
+            env: Its environment.
+            seed: Its level seed.
+            steps: All its steps, at least one.
+            won: Whether it was won; None if it did not come to an end.
+        """
+        if self.folder is None:
+            return
+        ended = won is not None
+        segment = Segment(env, seed, 0, len(steps), won, ended, self.policy_version, self.collector)
+        self._closed.append((segment, [(len(self._blocks), 0, len(steps))]))
+        self._blocks.append(steps)
+
     def reopen(
         self,
         seeds: Sequence[int] | np.ndarray,

@@ -19,7 +19,7 @@ from remdm.distributed.published_files import DamagedPublicationError
 from remdm.distributed.standing import RunWatch, Standing
 from remdm.distributed.waiting import Patience
 from remdm.training import whole_state
-from remdm.training.collector import CollectStats
+from remdm.training.collect_stats import CollectStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -169,6 +169,22 @@ class PlanVecEnv(ABC):
             The current observation of every row, [num_envs, ...] by name.
         """
 
+    def assign(self, names: Sequence[str], rows: Sequence[int]) -> None:
+        """Give rows other environments; a row that gets one runs nothing until it is reset.
+
+        Args:
+            names: Environments, one per entry of `rows`, among those that the set was made with.
+            rows: Distinct rows. One that has the environment already goes on as it is.
+
+        Raises:
+            ValueError: If a row is unknown or named twice, or the set has no such environment.
+        """
+        if any(self.env_names[row] != name for row, name in zip(rows, names, strict=True)):
+            raise ValueError(
+                f"the rows of a {type(self).__name__} keep their environments, "
+                f"{', '.join(sorted(set(self.env_names)))}; set Experiment.curriculum_type = None"
+            )
+
     @abstractmethod
     def execute(
         self, plans: np.ndarray, num_steps: int, *, stop_when_blocked: bool = False

@@ -4,6 +4,8 @@ A row is one environment of a `PlanVecEnv`. All arrays of a chunk lie in one pie
 that the async making can put them where worker processes write them directly.
 """
 
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +29,8 @@ _OBSERVATION = "observations/"
 _NOTHING = StepResult(0.0, terminated=False, truncated=False, won=False, blocked=False)
 
 Layout = dict[str, ArraySpec]
+EnvOffer = tuple[str, Callable[[], PlannerEnv]]
+"""Name of an environment, and what makes one."""
 
 
 def layout_bytes(layout: Layout, num_envs: int) -> int:
@@ -250,8 +254,48 @@ class Row:
         self._env_step += count
         self._running = not over
 
+    def take(self, env: PlannerEnv) -> None:
+        """Play in `env` from the next reset on; the one until now is somebody else's then."""
+        self.env, self._running = env, False
+
     def _failure(self, error: Exception, what: str) -> EnvError:
         return EnvError(
             f"environment {self.env.name!r} failed in {what}: {type(error).__name__}: {error} "
             f"(seed {self._seed}, env_step {self._env_step})"
         )
+
+
+class SpareEnvs:
+    """Environments that no row plays in at present, kept for rows that will.
+
+    There are never more than rows have ever needed at once, by name.
+    """
+
+    def __init__(self) -> None:
+        """With none."""
+        self._idle: dict[str, list[PlannerEnv]] = {}
+
+    def exchange(self, wanted: Mapping[int, EnvOffer], rows: Mapping[int, Row]) -> None:
+        """Give rows other environments.
+
+        Args:
+            wanted: By row, the name of its next environment and what makes one.
+            rows: The rows, by number.
+        """
+        # What is missing is made first: if that fails, nothing has changed.
+        there = Counter(rows[row].env.name for row in wanted)
+        there.update({name: len(envs) for name, envs in self._idle.items()})
+        missing = Counter(name for name, _ in wanted.values()) - there
+        for name, make in dict(wanted.values()).items():
+            self._idle.setdefault(name, []).extend(make() for _ in range(missing[name]))
+        for row in wanted:
+            self._idle.setdefault(rows[row].env.name, []).append(rows[row].env)
+        for row, (name, _) in wanted.items():
+            rows[row].take(self._idle[name].pop())
+
+    def close(self) -> None:
+        """Close all of them."""
+        for envs in self._idle.values():
+            for env in envs:
+                env.close()
+        self._idle.clear()

@@ -1,6 +1,6 @@
 """Many environments in this process, one after another: the making for tests and debugging."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
@@ -8,6 +8,7 @@ from remdm.envs.contract import Chunk, PlannerEnv, PlanVecEnv
 from remdm.envs.rows import (
     Row,
     RowArrays,
+    SpareEnvs,
     chunk_layout,
     chunk_of,
     place_arrays,
@@ -28,6 +29,35 @@ def check_rows(seeds: Sequence[int], rows: Sequence[int] | None, num_envs: int) 
     if len(seeds) != len(chosen):
         raise ValueError(f"reset needs one seed per row: {len(chosen)} rows, {len(seeds)} seeds")
     return chosen
+
+
+def rows_to_change(
+    names: Sequence[str], rows: Sequence[int], now: Sequence[str], known: Collection[str]
+) -> dict[int, str]:
+    """What an `assign` call changes: the next environment of every row that has another one now.
+
+    Args:
+        names: Environments asked for.
+        rows: For these rows.
+        now: Environment of every row.
+        known: Environments that can be asked for.
+
+    Raises:
+        ValueError: If rows are unknown or named twice, there is not one name for each, or an
+            environment is not among `known`.
+    """
+    chosen = [int(row) for row in rows]
+    if len(set(chosen)) != len(chosen) or any(not 0 <= row < len(now) for row in chosen):
+        raise ValueError(f"rows must be distinct numbers in 0..{len(now) - 1}, got {chosen}")
+    if len(names) != len(chosen):
+        raise ValueError(f"assign needs one name per row: {len(chosen)} rows, {len(names)} names")
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise ValueError(
+            f"rows can only get environments that their set was made with, {sorted(known)}; "
+            f"got {unknown}"
+        )
+    return {row: name for row, name in zip(chosen, names, strict=True) if now[row] != name}
 
 
 def check_same_kind(
@@ -72,6 +102,12 @@ class SyncPlanVecEnv(PlanVecEnv):
             [env.observation_spec for env in made],
         )
         self.env_names = tuple(env.name for env in made)
+        # Of each name the first function that makes one; what came ready-made cannot be made again.
+        self._makers: dict[str, Callable[[], PlannerEnv]] = {}
+        for env, given in zip(made, envs, strict=True):
+            if not isinstance(given, PlannerEnv):
+                self._makers.setdefault(env.name, given)
+        self._spare = SpareEnvs()
         self.num_envs = len(made)
         self.num_actions = made[0].num_actions
         self.action_names = tuple(made[0].action_names)
@@ -92,6 +128,14 @@ class SyncPlanVecEnv(PlanVecEnv):
             self._rows[row].reset(seed)
         return self._current
 
+    def assign(self, names: Sequence[str], rows: Sequence[int]) -> None:
+        """See `PlanVecEnv.assign`; only what was given as a function can be asked for."""
+        changed = rows_to_change(names, rows, self.env_names, self._makers)
+        wanted = {row: (name, self._makers[name]) for row, name in changed.items()}
+        self._spare.exchange(wanted, dict(enumerate(self._rows)))
+        self.env_names = tuple(row.env.name for row in self._rows)
+        self.max_episode_steps = tuple(row.env.max_episode_steps for row in self._rows)
+
     def execute(
         self, plans: np.ndarray, num_steps: int, *, stop_when_blocked: bool = False
     ) -> Chunk:
@@ -111,3 +155,4 @@ class SyncPlanVecEnv(PlanVecEnv):
         """Close all environments."""
         for row in self._rows:
             row.env.close()
+        self._spare.close()

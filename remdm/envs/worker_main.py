@@ -20,7 +20,7 @@ import numpy as np
 from remdm.envs.contract import PlannerEnv
 from remdm.envs.gin_relay import Used, adopt_bindings, used_arguments
 from remdm.envs.making import EnvMaker, env_target, register_env
-from remdm.envs.rows import Row, RowArrays, chunk_layout, place_arrays
+from remdm.envs.rows import EnvOffer, Row, RowArrays, SpareEnvs, chunk_layout, place_arrays
 from remdm.envs.sharing import open_block
 from remdm.maps import ArraySpec
 
@@ -92,9 +92,10 @@ class EnvWorker:
             if isinstance(maker, EnvMaker):  # what is not imported cannot be bound
                 importlib.import_module(env_target(maker.name).split(":")[0])
         adopt_bindings(setup.gin_config)
-        with gin.config_scope(setup.gin_scope or None):
+        self._scope, self._num_envs = setup.gin_scope or None, setup.num_envs
+        with gin.config_scope(self._scope):
             self.envs = {row: maker() for row, maker in setup.makers.items()}
-        self._num_envs = setup.num_envs
+        self._spare = SpareEnvs()
         self._rows: dict[int, Row] = {}
         self._chunks: dict[int, dict[int, RowArrays]] = {}
 
@@ -132,6 +133,12 @@ class EnvWorker:
         for row, seed in seeds.items():
             self._rows[row].reset(seed)
 
+    def assign(self, wanted: dict[int, EnvOffer]) -> None:
+        """Give the rows named other environments."""
+        with gin.config_scope(self._scope):
+            self._spare.exchange(wanted, self._rows)
+        self.envs = {row: self._rows[row].env for row in self.envs}
+
     def execute(self, num_steps: int, stop_when_blocked: bool) -> None:
         """Run the plans that lie in the shared block."""
         for row, arrays in self._chunks[num_steps].items():
@@ -151,6 +158,7 @@ class EnvWorker:
         """Close all environments."""
         for env in self.envs.values():
             env.close()
+        self._spare.close()
 
 
 def worker_main(packed_setup: bytes, connection: Connection) -> None:

@@ -15,9 +15,16 @@ import numpy as np
 from remdm.envs.contract import Chunk, EnvError, PlannerEnv, PlanVecEnv
 from remdm.envs.gin_relay import bindings_text, mark_as_used
 from remdm.envs.making import EnvMaker, registered_envs
-from remdm.envs.rows import chunk_layout, chunk_of, layout_bytes, place_arrays, plan_tokens
+from remdm.envs.rows import (
+    EnvOffer,
+    chunk_layout,
+    chunk_of,
+    layout_bytes,
+    place_arrays,
+    plan_tokens,
+)
 from remdm.envs.sharing import create_block, forget_block
-from remdm.envs.sync import check_rows, check_same_kind
+from remdm.envs.sync import check_rows, check_same_kind, rows_to_change
 from remdm.envs.worker_main import (
     EnvFacts,
     Episode,
@@ -110,6 +117,9 @@ class AsyncPlanVecEnv(PlanVecEnv):
             mark_as_used(used)
         rows_facts = [facts[row] for row in range(self.num_envs)]
         self.env_names = tuple(f.name for f in rows_facts)
+        self._offers: dict[str, tuple[Callable[[], PlannerEnv], EnvFacts]] = {}
+        for fact, maker in zip(rows_facts, makers, strict=True):
+            self._offers.setdefault(fact.name, (maker, fact))
         check_same_kind(
             self.env_names,
             [f.action_names for f in rows_facts],
@@ -147,6 +157,23 @@ class AsyncPlanVecEnv(PlanVecEnv):
         for row, seed in zip(chosen, seeds, strict=True):
             self._episodes[row] = Episode(int(seed), [])
         return self._current
+
+    def assign(self, names: Sequence[str], rows: Sequence[int]) -> None:
+        """See `PlanVecEnv.assign`."""
+        changed = rows_to_change(names, rows, self.env_names, self._offers)
+        per_worker: dict[int, dict[int, EnvOffer]] = {}
+        for row, name in changed.items():
+            offer = name, self._offers[name][0]
+            per_worker.setdefault(row % len(self._workers), {})[row] = offer
+        self._call({number: ("assign", wanted) for number, wanted in per_worker.items()})
+        now, limits = list(self.env_names), list(self.max_episode_steps)
+        for row, name in changed.items():
+            maker, facts = self._offers[name]
+            now[row], limits[row] = name, facts.max_episode_steps
+            # Whoever takes a dead worker's place begins with this one.
+            self._workers[row % len(self._workers)].setup.makers[row] = maker
+            self._episodes.pop(row, None)
+        self.env_names, self.max_episode_steps = tuple(now), tuple(limits)
 
     def execute(
         self, plans: np.ndarray, num_steps: int, *, stop_when_blocked: bool = False

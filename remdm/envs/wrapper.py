@@ -59,6 +59,12 @@ class PlanVecEnvWrapper(PlanVecEnv):
         """See `PlanVecEnv.reset`."""
         return self._shown(self.vec_env.reset(seeds, rows))
 
+    def assign(self, names: Sequence[str], rows: Sequence[int]) -> None:
+        """See `PlanVecEnv.assign`."""
+        self.vec_env.assign(names, rows)
+        self.env_names = self.vec_env.env_names
+        self.max_episode_steps = self.vec_env.max_episode_steps
+
     def close(self) -> None:
         """Close the inner set."""
         self.vec_env.close()

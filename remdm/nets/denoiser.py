@@ -61,6 +61,24 @@ class Denoiser(nn.Module, ABC):
             float32 logits with one more axis of num_actions + 1 classes: the actions, then END.
         """
 
+    def denoise_hidden(
+        self, context: Context, zt: Tensor, t: Tensor | float | None, hidden: Tensor
+    ) -> Tensor:
+        """`denoise` where only the hidden tokens are asked for, as a loss does.
+
+        A net that can leave work out for it overrides this.
+
+        Args:
+            context: See `denoise`.
+            zt: See `denoise`.
+            t: See `denoise`.
+            hidden: bool, as `zt`.
+
+        Returns:
+            See `denoise`; where not `hidden`, any finite numbers.
+        """
+        return self.denoise(context, zt, t)
+
     def auxiliary_loss(
         self,
         context: Context,

@@ -119,7 +119,14 @@ class JointLayer(nn.Module):
         queries, keys, values = split.permute(2, 0, 3, 1, 4).unbind(0)
         return queries * head_width**-0.5, keys, values
 
-    def mix(self, x: Tensor, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def mix(
+        self,
+        x: Tensor,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        rows: Tensor | None = None,
+    ) -> Tensor:
         """The rest of the layer.
 
         Args:
@@ -127,12 +134,15 @@ class JointLayer(nn.Module):
             queries: Of these tokens, [B, heads, tokens, C].
             keys: Of all tokens that they read, [B, heads, read, C].
             values: The same.
+            rows: int64 [n]: which of the B * tokens tokens are wanted; all when None.
 
         Returns:
-            [B, tokens, width].
+            [B, tokens, width], or [n, width].
         """
-        mixed = attend(queries, keys, values)
-        x = x + self.out(mixed.transpose(1, 2).reshape(x.shape))
+        mixed = attend(queries, keys, values).transpose(1, 2).reshape(x.shape)
+        if rows is not None:
+            x, mixed = x.flatten(0, 1)[rows], mixed.flatten(0, 1)[rows]
+        x = x + self.out(mixed)
         return x + self.hidden_out(F.gelu(self.hidden_in(self.hidden_norm(x))))
 
 
@@ -249,6 +259,23 @@ class DualStreamDenoiser(Denoiser):
         Raises:
             ValueError: If `t` is None.
         """
+        return self._denoise(context, zt, t, None)
+
+    def denoise_hidden(
+        self, context: Context, zt: Tensor, t: Tensor | float | None, hidden: Tensor
+    ) -> Tensor:
+        """See `Denoiser.denoise_hidden`; the last layer's network runs for hidden tokens only.
+
+        Raises:
+            ValueError: If `t` is None.
+        """
+        if torch.compiler.is_compiling():  # how many there are would be another graph each time
+            return self._denoise(context, zt, t, None)
+        return self._denoise(context, zt, t, hidden)
+
+    def _denoise(
+        self, context: Context, zt: Tensor, t: Tensor | float | None, hidden: Tensor | None
+    ) -> Tensor:
         if t is None:
             raise ValueError("DualStreamDenoiser reads the diffusion time; pass t.")
         # The guard keeps 0.29 * 100 = 28.999998 in bin 29.
@@ -256,21 +283,38 @@ class DualStreamDenoiser(Denoiser):
         bins = time.to(torch.int64).clamp(0, self.time_bins - 1).expand(zt.shape[:-1])
         plan = self.tokens(zt) + self.times(bins)[..., None, :] + self.positions.weight
         read = self._read_jointly if self.attention == "joint" else self._read_prefix
-        logits = self.head(read(context, plan)).float()
+        rows = None if hidden is None else hidden.flatten().nonzero()[:, 0]
+        logits = self.head(read(context, plan, rows)).float()
+        if rows is not None:
+            nothing = logits.new_zeros(zt.numel(), logits.shape[-1])
+            logits = nothing.index_copy(0, rows, logits)
         if not self.predicts_end:
             logits = F.pad(logits, (0, 1), value=NEVER)
         return logits.view(*zt.shape, self.num_actions + 1)
 
-    def _read_jointly(self, context: Context, plan: Tensor) -> Tensor:
-        """Plan tokens [.., B, H, width] after all layers beside the observation tokens' own."""
+    def _read_jointly(self, context: Context, plan: Tensor, rows: Tensor | None) -> Tensor:
+        """Plan tokens [.., B, H, width] after all layers beside the observation tokens' own.
+
+        Args:
+            context: From `encode`.
+            plan: Plan tokens before the first layer.
+            rows: int64 [n]: the tokens that are wanted, counted over all; all when None.
+
+        Returns:
+            [plans, H, width], or [n, width].
+        """
         seen = context[0].expand(*plan.shape[:-2], -1, -1)
         x = torch.cat([seen.to(plan.dtype), plan], -2).flatten(0, -3)
-        for layer in self.layers:
+        *layers, last = self.layers
+        for layer in layers:
             x = layer(x)
-        return x[:, -self.plan_horizon :]
+        # What the observation's own tokens become in the last layer is read by nobody.
+        queries, keys, values = last.project(x)
+        horizon = self.plan_horizon
+        return last.mix(x[:, -horizon:], queries[:, :, -horizon:], keys, values, rows)
 
-    def _read_prefix(self, context: Context, plan: Tensor) -> Tensor:
-        """Plan tokens [.., B, H, width] after all layers; the observation's are ready-made."""
+    def _read_prefix(self, context: Context, plan: Tensor, rows: Tensor | None) -> Tensor:
+        """The same where the observation's tokens are ready-made."""
         count, x = len(self.layers), plan.flatten(0, -3)
         for index, layer in enumerate(self.layers):
             queries, *own = layer.project(x)
@@ -278,7 +322,7 @@ class DualStreamDenoiser(Denoiser):
                 torch.cat([_repeated(ready, plan).to(mine.dtype), mine], 2)
                 for ready, mine in zip(context[index : 2 * count : count], own, strict=True)
             )
-            x = layer.mix(x, queries, keys, values)
+            x = layer.mix(x, queries, keys, values, rows if index == count - 1 else None)
         return x
 
     def auxiliary_loss(

@@ -13,8 +13,10 @@ from remdm.oracles.memory_oracle import MemoryOracle
 from remdm.registry import unknown_name_message
 from remdm.training import frames
 from remdm.training.beta import BetaSchedule, LinearBeta
+from remdm.training.curriculum import Curriculum
 from remdm.training.frames import Budget, Frames
-from remdm.training.setting_values import resume_point, whole_steps
+from remdm.training.pairing import Pairing
+from remdm.training.setting_values import LEAST, resume_point, whole_steps
 
 Augmentation = Callable[[Window, np.random.Generator], Window]
 """Alters a batch; made with the oracle, which labels what it makes up."""
@@ -54,42 +56,6 @@ MAY_CHANGE = (
     "wandb_project",
 )
 
-# The least value of each number that has one; None where allowed means "never" or "no limit".
-LEAST = {
-    "parallel_actors": 1,
-    "num_env_workers": 1,
-    "warm_start_timesteps": 0,
-    "epochs": 1,
-    "total_timesteps": 1,
-    "train_timesteps_per_epoch": 0,
-    "train_batches_per_epoch": 0,
-    "start_learning_at_epoch": 0,
-    "start_collecting_at_epoch": 0,
-    "val_interval": 1,
-    "val_interval_timesteps": 1,
-    "val_episodes": 1,
-    "val_rows": 1,
-    "val_step_cap": 1,
-    "val_replan_every": 1,
-    "test_episodes": 1,
-    "test_step_cap": 1,
-    "ckpt_interval": 1,
-    "keep_every_ckpts": 1,
-    "keep_last_ckpts": 1,
-    "batch_size": 1,
-    "batches_per_update": 1,
-    "learning_rate": 0,
-    "lr_warmup_steps": 0,
-    "lr_warmup_timesteps": 0,
-    "l2_coeff": 0,
-    "dloader_workers": 0,
-    "shard_timesteps": 1,
-    "max_epochs_ahead": 0,
-    "max_wait_seconds": 0,
-    "max_silence_seconds": 1,
-    "log_interval": 1,
-}
-
 
 class ExperimentSettings:
     """The arguments of `Experiment`, bound in gin as `Experiment.name`, kept as attributes."""
@@ -117,6 +83,9 @@ class ExperimentSettings:
         dataset_type: Callable[..., RLDataset] = DiskTrajDataset,
         augmentation_type: Callable[[Oracle], Augmentation] | None = None,
         beta_schedule_type: Callable[[], BetaSchedule] = LinearBeta,
+        curriculum_type: Callable[[Sequence[str], Sequence[float] | None], Curriculum]
+        | None = None,
+        pairing_type: Callable[[], Pairing] | None = None,
         oracle_noise: float = 0.1,
         warm_start_timesteps: int = 0,
         epochs: int | None = 100,
@@ -132,6 +101,7 @@ class ExperimentSettings:
         val_metric: str = "win_rate",
         val_step_cap: int | None = None,
         val_replan_every: int | None = None,
+        val_tolerance: float = 0.0,
         test_episodes: int = 200,
         test_step_cap: int | None = None,
         ckpt_interval: int | None = 1,
@@ -174,7 +144,8 @@ class ExperimentSettings:
             weights this run begins with; None begins with random ones.
         train_envs: Environments to collect, train and validate in.
         heldout_envs: Environments only met by `evaluate_test`.
-        actor_shares: Share of the actors of each training environment; equal when None.
+        actor_shares: Share of the actors of each training environment; equal when None. With a
+            curriculum, what the weights of the environments are multiplied by.
         train_step_caps: Steps after which a training episode is cut, per environment; the
             environments' own limits when None. Validation and test always use those.
         parallel_actors: Environments that collect side by side, in each process.
@@ -188,6 +159,10 @@ class ExperimentSettings:
         dataset_type: Class of the dataset.
         augmentation_type: Class of what alters a batch, made with the oracle; None for nothing.
         beta_schedule_type: Class of the schedule of beta over the epochs.
+        curriculum_type: Class of what draws the environment of every training episode, by how well
+            the planner does in each; None leaves every actor its own.
+        pairing_type: Class of how planner and oracle play levels in pairs, of which those are kept
+            that the planner lost or was slow in; None keeps all that the actors do.
         oracle_noise: Chance that an oracle's plan is replaced by random actions in collecting.
         warm_start_timesteps: Steps per actor that the oracle alone collects before epoch 0.
         epochs: Rounds of collect, label, train; None for as many as `total_timesteps` suffices
@@ -195,7 +170,8 @@ class ExperimentSettings:
         total_timesteps: Without `epochs`, env steps of the run, rounded down to whole epochs.
             With them, env steps that end the run after the epoch that reaches them; the
             schedules are then stretched over the epochs this takes. None for no such limit.
-        train_timesteps_per_epoch: Env steps per actor and epoch.
+        train_timesteps_per_epoch: Env steps per actor and epoch; with pairs, whose number says how
+            long an epoch is, what schedules expect.
         train_batches_per_epoch: Batches per epoch, a multiple of `batches_per_update`.
         start_learning_at_epoch: Epochs without training at the start.
         start_collecting_at_epoch: Epochs without collecting at the start.
@@ -209,6 +185,8 @@ class ExperimentSettings:
             when None.
         val_replan_every: Actions of a plan before the next one in validation; the agent's own
             number when None.
+        val_tolerance: How much less than the best so far a later validation may score and still
+            choose the weights: by chance alone a rate of N episodes differs by sqrt(p (1 - p) / N).
         test_episodes: Test episodes per environment.
         test_step_cap: Steps after which a test episode counts as lost; the environments' own
             limits when None, which is what results are compared at.
@@ -245,6 +223,8 @@ class ExperimentSettings:
         Raises:
             ValueError: If a value makes no sense.
         """
+        if train_envs is gin.REQUIRED:  # gin does not see it behind a subclass's **arguments
+            raise RuntimeError("Required bindings for `Experiment` not provided: ['train_envs']")
         self.run_name, self.ckpt_base_dir, self.buffer_dir = run_name, ckpt_base_dir, buffer_dir
         self.seed, self.resume, self.start_from = seed, resume_point(resume), start_from
         self.train_envs, self.heldout_envs = tuple(train_envs), tuple(heldout_envs)
@@ -254,6 +234,7 @@ class ExperimentSettings:
         self.agent_type, self.baseline_agent_type = agent_type, baseline_agent_type
         self.oracle_type, self.dataset_type = oracle_type, dataset_type
         self.augmentation_type, self.beta_schedule_type = augmentation_type, beta_schedule_type
+        self.curriculum_type, self.pairing_type = curriculum_type, pairing_type
         self.oracle_noise, self.warm_start_timesteps = oracle_noise, warm_start_timesteps
         self.epochs, self.total_timesteps = epochs, whole_steps("total_timesteps", total_timesteps)
         self.train_timesteps_per_epoch = train_timesteps_per_epoch
@@ -263,7 +244,7 @@ class ExperimentSettings:
         self.val_interval, self.val_episodes, self.val_rows = val_interval, val_episodes, val_rows
         self.val_interval_timesteps = whole_steps("val_interval_timesteps", val_interval_timesteps)
         self.val_metric, self.val_step_cap = val_metric, val_step_cap
-        self.val_replan_every = val_replan_every
+        self.val_replan_every, self.val_tolerance = val_replan_every, val_tolerance
         self.test_episodes, self.test_step_cap = test_episodes, test_step_cap
         self.ckpt_interval, self.keep_every_ckpts = ckpt_interval, keep_every_ckpts
         self.keep_last_ckpts = keep_last_ckpts

@@ -151,3 +151,29 @@ def test_prefix_attention_plans_in_bfloat16_too():
 def test_unknown_attention_is_refused_with_the_names_there_are():
     with pytest.raises(ValueError, match=r"DualStreamDenoiser\.attention.*prefix"):
         DualStreamDenoiser(SPEC, ACTIONS, HORIZON, attention="perfix")
+
+
+@pytest.mark.parametrize("attention", ["joint", "prefix"])
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_asked_for_hidden_tokens_only_it_says_and_learns_the_same_about_them(attention, share):
+    net, states = made(attention), tensors(random_states(3))
+    zt, time = torch.stack([plans(3), plans(3, seed=1)]), torch.rand(2, 3)
+    hidden = torch.rand(zt.shape, generator=torch.Generator().manual_seed(0)) < share
+    results = []
+    for only in (False, True):
+        net.zero_grad()
+        context = net.encode(states)
+        logits = (
+            net.denoise_hidden(context, zt, time, hidden)
+            if only
+            else net.denoise(context, zt, time)
+        )
+        assert torch.isfinite(logits).all()
+        (logits.log_softmax(-1)[..., 0] * hidden).sum().backward()
+        results.append((logits[hidden], {n: p.grad for n, p in net.named_parameters()}))
+    (whole, gradients), (part, others) = results
+    torch.testing.assert_close(part, whole, rtol=0, atol=1e-5)
+    assert gradients.keys() == others.keys()
+    for name, gradient in gradients.items():
+        if gradient is not None:  # the goal head has none here
+            torch.testing.assert_close(others[name], gradient, rtol=1e-4, atol=1e-5)

@@ -13,7 +13,8 @@ from remdm.oracles.contract import Oracle
 from remdm.oracles.memory_oracle import MemoryOracle
 from remdm.seeding import TRAINING_SEEDS, training_level_seed
 from remdm.tokens import end_token
-from remdm.training.collector import Collector, CollectStats
+from remdm.training.collect_stats import CollectStats
+from remdm.training.collector import Collector
 from tests.training.remembered import DOORS, MAZE, copied, same
 
 ROOM = "Gridworld-Room-9x9-v0"
