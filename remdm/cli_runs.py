@@ -3,12 +3,14 @@
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from remdm import config
 from remdm.agent import BaseAgent
 from remdm.artifacts import local_folder
 from remdm.oracles.contract import Oracle
 from remdm.oracles.making import make_oracle
+from remdm.training.checkpoint import list_checkpoints, read_state
 from remdm.training.run_folder import find_checkpoint
 
 
@@ -19,14 +21,25 @@ class OpenRun:
     Attributes:
         oracle: The teacher.
         groups: Environments of the run by the group that tables show them in.
-        agents: Agents with the averaged weights of the checkpoint.
+        agents: Agents with the weights of the checkpoint.
         source: The checkpoint; None where there is none.
+        facts: What a results file says of it: `checkpoint` (its path), `weights` ("averaged" or
+            "raw"), `epochs` done and `batches` of the next, `updates` (None where an older version
+            wrote it), `env_steps`, `remdm_version`.
+        action_names: The action set that the agents speak.
     """
 
     oracle: Oracle
     groups: dict[str, list[str]]
     agents: dict[str, BaseAgent] = field(default_factory=dict)
     source: Path | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    action_names: tuple[str, ...] = ()
+
+    @property
+    def envs(self) -> list[str]:
+        """The environments of all groups."""
+        return [env for group in self.groups.values() for env in group]
 
 
 def oracle_run(name: str) -> OpenRun:
@@ -40,8 +53,9 @@ def open_run(
     bindings: list[str],
     download_dir: Path = Path("artifacts"),
     allow_imports: Collection[str] = (),
+    raw: bool = False,
 ) -> OpenRun:
-    """Load the configuration and the averaged weights of a run.
+    """Load the configuration and the weights of a run.
 
     Args:
         reference: A run folder or a checkpoint in it, or an artifact of W&B that holds one; see
@@ -51,17 +65,45 @@ def open_run(
         download_dir: Where artifacts are put.
         allow_imports: Modules that the run's configuration may import beside this package's: they
             are run.
+        raw: Take the weights that were trained, instead of their moving average. Of a run folder
+            that means the newest checkpoint: what validation chose is kept averaged only.
 
     Raises:
-        CheckpointError: If it is missing, damaged, or does not fit its configuration.
+        CheckpointError: If it is missing, damaged, does not fit its configuration, or holds no
+            weights of the kind.
         ArtifactError: If an artifact cannot be had.
         ConfigError: If its configuration is wrong, or imports anything else.
     """
     from remdm.experiment import Experiment
 
-    folder, checkpoint = find_checkpoint(local_folder(reference, download_dir=download_dir))
+    path = local_folder(reference, download_dir=download_dir)
+    folder, checkpoint = find_checkpoint(path)
+    if raw and path.resolve() == folder.root.resolve():
+        checkpoint = (list_checkpoints(folder.checkpoints) or [checkpoint])[-1]
     config.load_config([config.RunConfig(folder.config, allow_imports), *configs], bindings)
     run = Experiment(folder.root.name)
     groups = {"training": list(run.train_envs), "held-out": list(run.heldout_envs)}
     groups = {name: group for name, group in groups.items() if group}
-    return OpenRun(run.oracle_type(), groups, run.load_agents(checkpoint), checkpoint)
+    agents = run.load_agents(checkpoint, averaged=not raw)
+    state = read_state(checkpoint)  # which has been checked by now
+    return OpenRun(
+        run.oracle_type(),
+        groups,
+        agents,
+        checkpoint,
+        _facts(checkpoint, state, raw),
+        tuple(state["action_names"]),
+    )
+
+
+def _facts(checkpoint: Path, state: dict[str, Any], raw: bool) -> dict[str, Any]:
+    progress, updates = state.get("progress", {}), state.get("updates")
+    return {
+        "checkpoint": str(checkpoint),
+        "weights": "raw" if raw else "averaged",
+        "epochs": progress.get("epoch"),
+        "batches": progress.get("batches"),
+        "updates": updates if isinstance(updates, int) else None,
+        "env_steps": progress.get("env_steps"),
+        "remdm_version": str(state.get("remdm_version", "unknown")),
+    }

@@ -94,7 +94,7 @@ class MiniHackEnv(PlannerEnv):
     def _open(self, name: str, max_episode_steps: int | None) -> None:
         """Construct the NLE environment and take over its NetHack object."""
         self._env = _construct(name)
-        self._env.actions = _game_actions()  # some classes ignore the argument of that name
+        self._env.actions = game_actions()  # some classes ignore the argument of that name
         if max_episode_steps is not None:
             self._env._max_episode_steps = max_episode_steps
         self.max_episode_steps = int(self._env._max_episode_steps)
@@ -337,7 +337,7 @@ def _unknown_env(name: str) -> str:
     )
 
 
-def _game_actions() -> tuple[Any, ...]:
+def game_actions() -> tuple[Any, ...]:
     """NetHack's commands in the order of `remdm.maps.Action`."""
     nethack = import_extra("nle.nethack", "minihack")
     compass, command = nethack.CompassDirection, nethack.Command

@@ -9,6 +9,7 @@ import torch
 from remdm.continuation import RunningPlans
 from remdm.envs.contract import PlanVecEnv
 from remdm.envs.history import with_history
+from remdm.envs.near_sight import NearSightVecEnv
 from remdm.oracles.contract import Oracle
 from remdm.planning_constraints import PlanMemory
 from remdm.seeding import numpy_generator
@@ -138,6 +139,7 @@ class AgentPolicy:
         replan_every: int | None = None,
         name: str = "planner",
         constrained: bool = False,
+        near: int | None = None,
     ) -> None:
         """Args:
         agent: Who plans, with the weights it holds.
@@ -146,11 +148,14 @@ class AgentPolicy:
         name: Name in tables.
         constrained: Switch on the agent's action constraints and its loop breaker, for this
             policy's plans only.
+        near: Show the agent only so many cells along the square around it, an odd number; see
+            `NearSightVecEnv`. All that it remembers when None.
         """
         self.agent = agent
         self.generator = generator
         self.name = name
         self.constrained = constrained
+        self.near = near
         chosen = agent.replan_every if replan_every is None else replan_every
         self.replan_every = checked_replan_every(chosen, agent.plan_horizon)
         self._memory = PlanMemory()
@@ -158,6 +163,8 @@ class AgentPolicy:
 
     def accompany(self, vec_env: PlanVecEnv) -> PlanVecEnv:
         """See `Policy.accompany`; some agents want to see what was before."""
+        if self.near is not None:
+            vec_env = NearSightVecEnv(vec_env, self.near)
         return with_history(vec_env, self.agent.history, self.agent.observation_keys)
 
     def begin(self, rows: np.ndarray, env_names: Sequence[str], level_seeds: Sequence[int]) -> None:

@@ -70,6 +70,8 @@ class EvalRow:
         return_low: Lower limit of its normal 95 % interval.
         return_high: Upper limit.
         lives: `FirstLives.summary`, where the environment has achievements.
+        max_steps: Cap of an episode, the same for every policy; None where it is not known.
+        nfe_per_step: Mean network evaluations per action taken.
     """
 
     env: str
@@ -88,6 +90,8 @@ class EvalRow:
     return_low: float = 0.0
     return_high: float = 0.0
     lives: dict[str, Any] | None = None
+    max_steps: int | None = None
+    nfe_per_step: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """The row as JSON writes it."""
@@ -107,13 +111,14 @@ class Evaluation:
     records: list[EpisodeRecord]
 
     def means(self, over_all: Callable[[dict[str, float]], dict[str, float]]) -> dict[str, float]:
-        """Scalars to log: `val/win_rate` and `val/return`, by environment and their means.
+        """To log: `val/win_rate`, `val/return` and `val/steps`, by environment and their means.
 
         Args:
             over_all: Averages scalars over processes.
         """
         found: dict[str, float] = {}
-        for name, column in (("win_rate", "win_rate"), ("return", "mean_return")):
+        columns = (("win_rate", "win_rate"), ("return", "mean_return"), ("steps", "mean_steps"))
+        for name, column in columns:
             own = over_all({f"val/{name}/{r.env}": getattr(r, column) for r in self.rows})
             found |= {f"val/{name}": float(np.mean(list(own.values()))), **own}
         return found
@@ -156,6 +161,8 @@ def evaluate_policy(
         raise ValueError(f"env_names must be different names, at least one, got {env_names!r}.")
     if episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {episodes}.")
+    if max_episode_steps is not None and max_episode_steps < 1:
+        raise ValueError(f"max_episode_steps must be at least 1, got {max_episode_steps}.")
     names: list[str] = []
     for env in env_names:
         wanted = rows[env] if isinstance(rows, Mapping) else rows
@@ -200,10 +207,9 @@ def evaluate_in(
             progress(len(play.records), total, sum(r.won for r in play.records))
     place = {env: i for i, env in enumerate(order)}
     records = sorted(play.records, key=lambda r: (place[r.env], r.seed))
-    rows = [
-        eval_row(policy.name, env, records, vec_env.achievement_names, vec_env.max_return)
-        for env in order
-    ]
+    caps = dict(zip(vec_env.env_names, play.caps.tolist(), strict=True))
+    facts = vec_env.achievement_names, vec_env.max_return
+    rows = [eval_row(policy.name, env, records, *facts, max_steps=caps[env]) for env in order]
     return Evaluation(rows, records)
 
 
@@ -213,8 +219,19 @@ def eval_row(
     records: Sequence[EpisodeRecord],
     achievement_names: Sequence[str] = (),
     max_return: float | None = None,
+    *,
+    max_steps: int | None = None,
 ) -> EvalRow:
-    """Sum up the records of `env`; the last two are of `PlanVecEnv`."""
+    """Sum up the records of `env`.
+
+    Args:
+        policy: Name of the policy.
+        env: Environment id.
+        records: Of this environment and of others.
+        achievement_names: Of `PlanVecEnv`.
+        max_return: Of `PlanVecEnv`.
+        max_steps: Cap that the episodes were played with.
+    """
     mine = [r for r in records if r.env == env]
     lives = FirstLives(
         returns=np.array([r.total_reward for r in mine], np.float32),
@@ -225,7 +242,8 @@ def eval_row(
     low, high = lives.return_interval
     won = [r.steps for r in mine if r.won]
     rate = Rate.of(len(won), len(mine))
-    plans = sum(r.plans for r in mine)
+    plans, steps = sum(r.plans for r in mine), sum(r.steps for r in mine)
+    nfe = sum(r.nfe for r in mine)
     return EvalRow(
         env=env,
         episodes=len(mine),
@@ -235,14 +253,16 @@ def eval_row(
         ci_high=rate.high,
         mean_steps_won=sum(won) / len(won) if won else None,
         policy=policy,
-        mean_steps=sum(r.steps for r in mine) / len(mine),
+        mean_steps=steps / len(mine),
         plans_per_episode=plans / len(mine),
-        nfe_per_plan=sum(r.nfe for r in mine) / max(plans, 1),
+        nfe_per_plan=nfe / max(plans, 1),
         first_seed=min(r.seed for r in mine),
         mean_return=float(lives.returns.mean()),
         return_low=low,
         return_high=high,
         lives=_lives(lives, mine, achievement_names, max_return) if achievement_names else None,
+        max_steps=max_steps,
+        nfe_per_step=nfe / max(steps, 1),
     )
 
 

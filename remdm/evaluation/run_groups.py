@@ -18,7 +18,7 @@ from remdm.evaluation.curves import Series, metric_series
 from remdm.evaluation.rollout import EvalRow
 from remdm.evaluation.run_record import RunRecord, read_run
 from remdm.evaluation.statistics import Rate
-from remdm.training.settings import MAY_CHANGE
+from remdm.training.comfort_settings import MAY_CHANGE
 
 SEED = "Experiment.seed"
 _SAME_NUMBERS = {f"Experiment.{name}" for name in (*MAY_CHANGE, "buffer_dir")} - {

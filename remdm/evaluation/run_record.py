@@ -265,6 +265,8 @@ def _checked_row(row: Any) -> EvalRow:
         _number(row, "return_low"),
         _number(row, "return_high"),
         lives if isinstance(lives, dict) else None,
+        counted(row, "max_steps", 1) if row.get("max_steps") is not None else None,
+        _number(row, "nfe_per_step"),
     )
 
 

@@ -8,15 +8,13 @@ from remdm.agent import BaseAgent
 from remdm.envs.contract import PlanVecEnv
 from remdm.evaluation.policies import AgentPolicy, OraclePolicy, Policy
 from remdm.evaluation.rollout import EvalRow, evaluate_policy
-from remdm.evaluation.variants import variant_policy
+from remdm.evaluation.variants import CONSTRAINED, variant_policy
 from remdm.oracles.contract import Oracle
 from remdm.oracles.random_policy import RandomPolicy
 from remdm.oracles.seed_oracle import SeedOracle
 from remdm.registry import unknown_name_message
 from remdm.seeding import torch_generator
 
-# An agent's row with the rules of thumb switched on that are no part of what it learnt.
-CONSTRAINED = "+constraints"
 # Long enough for the oracle to finish what it starts.
 ORACLE_HORIZON = 64
 
@@ -64,7 +62,7 @@ def suite_policies(
     for name in wanted:
         if ":" in name:
             generator = torch_generator(seed, "suite", name)
-            policies_made.append(variant_policy(name, dict(agents), generator))
+            policies_made.append(variant_policy(name, agents, generator))
         elif name in made:
             policies_made.append(made[name]())
         else:

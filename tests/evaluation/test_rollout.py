@@ -205,6 +205,7 @@ def test_row_is_written_with_the_promised_names():
         ({"envs": (ENVS[0], ENVS[0])}, "env_names"),
         ({"episodes": 0}, "episodes"),
         ({"rows": 0}, "rows"),
+        ({"max_episode_steps": 0}, "max_episode_steps"),
     ],
 )
 def test_senseless_arguments_are_refused(options, message):

@@ -151,6 +151,8 @@ def test_json_has_exactly_the_promised_fields_and_more_only_behind_them(rows, tm
         "return_low",
         "return_high",
         "lives",
+        "max_steps",
+        "nfe_per_step",
     ]
     assert read["rows"][2]["mean_steps_won"] is None
     means = {(m["group"], m["policy"]): m["win_rate"] for m in read["means"]}
