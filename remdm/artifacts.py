@@ -159,6 +159,12 @@ def policy_name(env_name: str, *, best: bool = False) -> str:
     return re.sub(f"[^{_LETTERS}]", "-", env_name)[: LONGEST_NAME - len(ending)] + ending
 
 
+def checkpoint_name(run_name: str) -> str:
+    """Name of the artifact of a run's checkpoints: `<run_name>-checkpoint`."""
+    ending = "-checkpoint"
+    return re.sub(f"[^{_LETTERS}]", "-", run_name)[: LONGEST_NAME - len(ending)] + ending
+
+
 def _config_of(folder: Path) -> Path | None:
     """The configuration of the run that a checkpoint lies in; None if it is inside or nowhere."""
     if (folder / CONFIG_FILE).is_file():

@@ -27,10 +27,10 @@ from remdm.ranks import Ranks, lost_process_told
 from remdm.seeding import TEST_SEEDS, VALIDATION_SEEDS, numpy_generator, torch_generator
 from remdm.training import whole_state
 from remdm.training.assembly import PLANNER
-from remdm.training.collector import CollectStats
+from remdm.training.collect_stats import CollectStats
 from remdm.training.interrupt import Stopped, StopRequest
 from remdm.training.prefetch import prefetch
-from remdm.training.progress import Means, time_text
+from remdm.training.progress import Means
 from remdm.training.roles import BOTH, Role
 from remdm.training.saved_run import SavedRun
 from remdm.training.tracking import any_process
@@ -144,7 +144,7 @@ class Experiment(SavedRun):
                 metrics |= self.evaluate_val()
         finally:
             progress.seconds += time.monotonic() - began
-        self.log({"seconds": progress.seconds, **metrics})
+        self.log(self.epoch_line(metrics))
         if self.verbose and not self.on_terminal:
             self.tell(self.bar.line(progress))
         progress.next_epoch()
@@ -184,9 +184,9 @@ class Experiment(SavedRun):
         began, before = time.monotonic(), stats.env_steps
         target = self.steps_to_collect(before) if steps is None else before + steps
         self.buffer.policy_version = self.acting_updates
-        while stats.env_steps < target and not self.stop.requested:
+        while (done := self.collector.share_done(stats, target)) < 1 and not self.stop.requested:
+            self.bar.show(progress, f"collecting {done:.0%}")
             self.interact(agent, stats, beta)
-            self.bar.show(progress, f"collecting {min(stats.env_steps / target, 1):.0%}")
         self.write_shard()
         new = stats.env_steps - before
         progress.env_steps += int(self.reduce({"steps": new}, "sum")["steps"])
@@ -196,7 +196,8 @@ class Experiment(SavedRun):
             self.bar.note(**{f"collect {name}": f"{value:.2f}"})
         speed = new / max(time.monotonic() - began, 1e-9)
         counts = self.reduce(stats.counts() | {"collect/steps_per_second": speed}, "sum")
-        return counts | self.reduce(stats.rates() | {"collect/beta": beta})
+        rates = stats.rates() | self.collector.metrics() | {"collect/beta": beta}
+        return counts | self.reduce(rates)
 
     def interact(self, agent: BaseAgent | None, stats: CollectStats, beta: float) -> None:
         """One plan per actor and what comes of it; the one place where actors act.
@@ -254,6 +255,7 @@ class Experiment(SavedRun):
         if progress.epoch < self.start_learning_at_epoch:
             return {}
         if any_process(self.accelerator, not self.dataset.ready_for_training):
+            self.check_data_may_come()
             logger.warning("nothing to train on in epoch %d yet", progress.epoch + 1)
             return {}
         with contextlib.closing(self.batches()) as batches:
@@ -272,6 +274,15 @@ class Experiment(SavedRun):
             seconds = (time.monotonic() - began) / (progress.batches - first)
             means["train/seconds_per_batch"] = seconds
         return self.reduce(means)
+
+    def check_data_may_come(self) -> None:
+        """Raises: ValueError: If there is nothing to train on in a run that never collects."""
+        if self.role.alone and self.start_collecting_at_epoch >= self.num_epochs:
+            raise ValueError(
+                f"an offline run needs data, and has {self.dataset.get_description()}: "
+                "collect it (remdm collect --out FOLDER) and set Experiment.buffer_dir to it. "
+                "Without has_dset_edit_rights it must have labels, too (--plan_horizon)."
+            )
 
     def train_step(self, batch: Batch) -> dict[str, float]:
         """One batch for every agent; the same masks for all.
@@ -329,13 +340,15 @@ class Experiment(SavedRun):
         score = means[f"val/{self.val_metric}"]
         self.keep_if_best(score)
         self.bar.note(**{f"val {self.val_metric.removesuffix('_rate')}": f"{score:.2f}"})
-        return {"val/episodes": float(self.val_episodes), **means}
+        return {"val/episodes": float(self.val_episodes), **means} | self.heldout_metrics(tell)
 
     def keep_if_best(self, score: float) -> None:
-        """Keep the averaged weights if nothing before had a higher score; later ones win ties."""
+        """Keep the averaged weights unless some before scored higher by `val_tolerance`."""
         progress = self.progress
-        if progress.best_epoch < 0 or score >= progress.best_score:
-            progress.best_score, progress.best_epoch = score, progress.epoch
+        first = progress.best_epoch < 0
+        if first or score >= progress.best_score - self.val_tolerance:
+            progress.best_score = score if first else max(progress.best_score, score)
+            progress.best_epoch = progress.epoch
             if self.accelerator.is_main_process:
                 self.must_own()
                 whole_state.save_averaged(self, self.folder.best)
@@ -368,31 +381,6 @@ class Experiment(SavedRun):
         write_report(self.folder, rows, self.policy, *envs, max_steps=self.test_step_cap)
         self.publish()
         return rows
-
-    def closing_words(self, stopped: bool) -> str:
-        """What `learn` has come to, in a few lines."""
-        progress = self.progress
-        if not self.role.learns:
-            return (
-                f"{self.role.name} {self.number} {'stopped' if stopped else 'finished'} after "
-                f"{progress.env_steps:,} env steps"
-            )
-        done = f"{progress.epoch} of {self.num_epochs} epochs"
-        if stopped and progress.within_epoch:
-            done += f" and {progress.batches} of {self.train_batches_per_epoch} batches"
-        lines = [
-            f"{'stopped' if stopped else 'finished'} after {done}: {progress.env_steps:,} env "
-            f"steps, {self.trainers[PLANNER].updates:,} updates, {time_text(progress.seconds)}",
-        ]
-        if progress.best_epoch >= 0:
-            lines.append(
-                f"best {self.val_metric.replace('_', ' ')} on the validation levels "
-                f"{progress.best_score:.3f}, in epoch {progress.best_epoch + 1} "
-                f"(kept in {self.folder.best})"
-            )
-        if stopped:
-            lines.append("all is saved; the same command goes on from there")
-        return "\n".join(lines)
 
     def delete_buffer_from_disk(self) -> None:
         """Delete all collected shards and labels; weights and metrics stay."""

@@ -8,6 +8,8 @@ import importlib.machinery
 import types
 from typing import Any
 
+from tests.wandb_store import Draft
+
 
 class UsageError(Exception):
     """As W&B's, which is told by its name."""
@@ -17,6 +19,7 @@ class Run:
     """One run of a service, as `wandb.init` returns it."""
 
     disabled = False
+    entity, project = "team", "maze"
 
     def __init__(self, service: "Service", asked: dict[str, Any], lines: dict[int, Any]) -> None:
         self.service, self.asked, self.lines = service, asked, lines
@@ -33,6 +36,9 @@ class Run:
         assert step >= self.starting_step, "the client would say that it drops this"
         self.lines[step] = self.lines.get(step, {}) | values
 
+    def log_artifact(self, artifact: Draft, aliases: list[str]) -> None:
+        self.service.artifacts.append((artifact, aliases))
+
     def finish(self) -> None:
         self.ended = True
 
@@ -43,12 +49,14 @@ class Service:
     def __init__(self) -> None:
         self.runs: dict[str, dict[int, Any]] = {}
         self.starts: list[Run] = []
+        self.artifacts: list[tuple[Draft, list[str]]] = []
         self.offline = False
         self.config: dict[str, Any] = {}
         self.breaks: Exception | None = None
         self.module = types.ModuleType("wandb")
         self.module.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
         self.module.init = self.init
+        self.module.Artifact = Draft
         self.module.config = types.SimpleNamespace(update=self.update)
 
     def init(self, **asked: Any) -> Run:

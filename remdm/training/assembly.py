@@ -29,13 +29,14 @@ from remdm.envs.making import make_env, make_vec_env
 from remdm.envs.sync import check_same_kind
 from remdm.maps import ArraySpec
 from remdm.training.allotment import allot_actors, level_caps
-from remdm.training.collector import Collector
+from remdm.training.base_collector import BaseCollector
+from remdm.training.collecting import make_collector, make_curriculum
+from remdm.training.comfort_settings import MAY_CHANGE, ComfortSettings
 from remdm.training.frames import Budget
 from remdm.training.interrupt import StopRequest
 from remdm.training.progress import Progress, ProgressBar
 from remdm.training.roles import BOTH, Role
 from remdm.training.run_folder import RunFolder
-from remdm.training.settings import MAY_CHANGE, ExperimentSettings
 from remdm.training.trackers import Trackers, check_trackers
 from remdm.training.tracking import JsonlLog
 from remdm.training.trainer import AgentTrainer, OptimiserSettings
@@ -43,7 +44,7 @@ from remdm.training.trainer import AgentTrainer, OptimiserSettings
 PLANNER, BASELINE = "planner", "single_step"
 
 
-class AssembledRun(ExperimentSettings):
+class AssembledRun(ComfortSettings):
     """The parts of an experiment. Each `init_` method makes some, and can be overridden.
 
     Attributes:
@@ -78,7 +79,7 @@ class AssembledRun(ExperimentSettings):
     labelling: SharedLabelling
     trainers: dict[str, AgentTrainer]
     dataset: RLDataset
-    collector: Collector
+    collector: BaseCollector
     metrics_log: JsonlLog
     tracking: Trackers
 
@@ -104,6 +105,8 @@ class AssembledRun(ExperimentSettings):
             self.oracle = self.oracle_type()
             self.beta_schedule = self.beta_schedule_type()
             self.augment = self.augmentation_type(self.oracle) if self.augmentation_type else None
+            self.pairing = self.pairing_type() if self.pairing_type else None
+            self.curriculum = make_curriculum(self)
             self.init_envs()
             self.init_model()
             self.init_dsets()
@@ -213,6 +216,7 @@ class AssembledRun(ExperimentSettings):
             grad_clip=self.grad_clip,
             ema_decay=self.ema_decay,
             total_updates=self.budget.total_updates,
+            compile_model=self.compile_model,
         )
         agents = self.make_agents(self.kind.observation_spec, self.kind.num_actions)
         trains = self.role.learns
@@ -306,15 +310,8 @@ class AssembledRun(ExperimentSettings):
         self.buffer = RecordingBuffer(to, self.kind.action_names, who)
         with self.one_at_a_time():
             accompanied = self.oracle.accompany(self.envs, self.agent.plan_horizon)
-        self.collector = Collector(
-            with_history(accompanied, self.agent.history, self.agent.observation_keys),
-            self.oracle,
-            self.buffer,
-            seed=self.seed,
-            rank=self.number,
-            plan_horizon=self.agent.plan_horizon,
-            replan_every=self.agent.replan_every_collect or self.agent.replan_every,
-        )
+        vec_env = with_history(accompanied, self.agent.history, self.agent.observation_keys)
+        self.collector = make_collector(self, vec_env)
 
     def one_at_a_time(self) -> contextlib.AbstractContextManager[Any]:
         """While an oracle learns, separate collectors wait for the first of them."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from remdm.training.collector import CollectStats
+from remdm.training.collect_stats import CollectStats
 
 # Seconds between two drawings of the bar.
 _REDRAW_AFTER = 0.1
@@ -55,7 +55,7 @@ class Progress:
         env_steps: Env steps collected in the whole run, over all processes.
         seconds: Time spent learning, over all starts.
         best_score: Best mean of `Experiment.val_metric` on the validation seeds.
-        best_epoch: Epoch that reached it; -1 before the first.
+        best_epoch: Epoch whose weights are kept, which came near enough to it; -1 before the first.
         finished: Whether the budget is used up.
     """
 

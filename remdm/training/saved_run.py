@@ -52,6 +52,7 @@ class SavedRun(LoggedRun):
         if self.accelerator.is_main_process:
             root = self.folder.checkpoints
             checkpoint.remove_old(root, self.keep_last_ckpts, self.keep_every_ckpts)
+            self.publish_checkpoint(root / whole_state.checkpoint_name(self.progress))
         self.accelerator.wait_for_everyone()
 
     def load_checkpoint(self, epoch: int, resume_training_state: bool = True) -> None:
@@ -72,27 +73,29 @@ class SavedRun(LoggedRun):
         """
         whole_state.load_run(self, path, resume=resume_training_state)
 
-    def load_agents(self, path: Path) -> dict[str, BaseAgent]:
-        """Agents that act by the averaged weights of a checkpoint; needs no `start`.
+    def load_agents(self, path: Path, *, averaged: bool = True) -> dict[str, BaseAgent]:
+        """Agents that act by the weights of a checkpoint; needs no `start`.
 
         Args:
             path: Folder of a checkpoint, or of the best or the latest weights.
+            averaged: The averaged weights; otherwise those that were trained.
 
         Raises:
-            CheckpointError: If it is missing, damaged, of another format, action set or model.
+            CheckpointError: If it is missing, damaged, of another format, action set or model, or
+                holds averaged weights only.
         """
         with contextlib.closing(make_env(self.train_envs[0])) as env:
             agents = self.make_agents(env.observation_spec, env.num_actions)
             names = env.action_names
         for agent in agents.values():
             agent.eval().requires_grad_(False)
-        whole_state.load_averaged(agents, path, names)
+        whole_state.load_acting(agents, path, names, averaged=averaged)
         return agents
 
     def load_best(self) -> None:
         """Let the agents act by the best weights; by the present ones where none was chosen."""
         if self.progress.best_epoch >= 0:
-            whole_state.load_averaged(self.policies, self.folder.best, self.kind.action_names)
+            whole_state.load_acting(self.policies, self.folder.best, self.kind.action_names)
 
     def write_latest_policy(self) -> None:
         """Publish the averaged weights for other processes."""

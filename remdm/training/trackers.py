@@ -28,13 +28,13 @@ from accelerate.utils import LoggerType
 from remdm.data.atomic_file import atomic_file
 from remdm.data.plain_json import one_line, parsed_object, typed
 from remdm.registry import import_extra, unknown_name_message
+from remdm.training.metric_names import AXES, MetricNames
 from remdm.training.tracking import TIME, JsonlLog
 
 logger = logging.getLogger(__name__)
 
 # Trackers whose package is an extra of ours.
 TENSORBOARD, WANDB = _EXTRAS = ("tensorboard", "wandb")
-_AXES = ("epoch", "env_steps", "updates")
 _ID = re.compile("[A-Za-z0-9_-]{1,64}")
 
 
@@ -96,8 +96,28 @@ class _Notes:
             file.write(json.dumps(dataclasses.asdict(self)).encode("ascii"))
 
 
+def _notes_of(wandb_id: str | None) -> _Notes:
+    """What a run that W&B has not followed from here begins with.
+
+    Raises:
+        ValueError: If that is no id.
+    """
+    if wandb_id is None:
+        return _Notes(wandb_id=secrets.token_hex(4))
+    if _ID.fullmatch(wandb_id) is None:
+        raise ValueError(
+            "wandb_run_id must be 1 to 64 letters, digits, '-' and '_', the end of the run's "
+            f"address, got {one_line(repr(wandb_id), 80)}; set Experiment.wandb_run_id."
+        )
+    return _Notes(wandb_id, wandb_online=True)
+
+
 class Trackers:
-    """The trackers that an accelerator was made with; there may be none."""
+    """The trackers that an accelerator was made with; there may be none.
+
+    Attributes:
+        names: What metrics are called there; to be set before `start`.
+    """
 
     def __init__(self, accelerator: Accelerator, log: JsonlLog, notes: Path, axis: str) -> None:
         """Args:
@@ -106,8 +126,9 @@ class Trackers:
         notes: File with what the trackers know the run by; of this process alone.
         axis: What curves are drawn against: "updates", "env_steps" or "epoch".
         """
-        assert axis in _AXES
+        assert axis in AXES
         self.accelerator, self.log, self.notes, self.axis = accelerator, log, notes, axis
+        self.names = MetricNames()
         self._first_step = 0
 
     def start(
@@ -118,6 +139,7 @@ class Trackers:
         *,
         folder: Path,
         going_on_at: int | None = None,
+        wandb_id: str | None = None,
     ) -> None:
         """Begin, or go on where the last start of the run ended.
 
@@ -128,9 +150,11 @@ class Trackers:
             folder: Where TensorBoard's folder is made; of this process alone.
             going_on_at: Value of the axis at the checkpoint that the run went on from; what
                 TensorBoard has beyond it will be told again. None where nothing is told again.
+            wandb_id: Of a run in W&B to go on with, if none is known here.
 
         Raises:
-            ValueError: If W&B does not have the run any more; says what to do.
+            ValueError: If W&B does not have the run any more, or `wandb_id` cannot be an id; says
+                what to do.
         """
         names = [str(tracker) for tracker in self.accelerator.log_with]
         if not names:
@@ -138,7 +162,7 @@ class Trackers:
         main, known = self.accelerator.is_main_process, _Notes.read(self.notes)
         told = tuple(name for name in known.told if name in names)
         if WANDB not in told:
-            known = _Notes(wandb_id=secrets.token_hex(4))
+            known = _notes_of(wandb_id)
         if main:
             # Before W&B hears of it: an id that is lost would be a run that nobody goes on with.
             dataclasses.replace(known, told=told).write(self.notes)
@@ -176,7 +200,7 @@ class Trackers:
     def _follow_wandb(self) -> bool:
         """Say what curves are drawn against; returns whether W&B's servers know the run now."""
         run = self.accelerator.get_tracker(WANDB, unwrap=True)
-        for name in _AXES:
+        for name in AXES:
             run.define_metric(name)
         run.define_metric("*", step_metric=self.axis)
         self._first_step = int(run.starting_step)
@@ -200,7 +224,8 @@ class Trackers:
             self._tell(tracker, line, number)
 
     def _tell(self, tracker: Any, line: Mapping[str, Any], number: int) -> None:
-        values = {name: value for name, value in line.items() if name != TIME}
+        own = {name: value for name, value in line.items() if name != TIME}
+        values = self.names.told(own)
         if tracker.name != WANDB:
             at = values.get(self.axis)
             tracker.log(values, step=int(at) if isinstance(at, (int, float)) else None)

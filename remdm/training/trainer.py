@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from remdm.training.checkpoint import (
     save_plain,
     save_weights,
 )
+from remdm.training.compiled_loss import CompiledLoss
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class OptimiserSettings:
         grad_clip: Largest norm of the gradient.
         ema_decay: Decay of the moving average of the weights, per update.
         total_updates: Updates of the whole run.
+        compile_model: Whether losses go through `torch.compile`.
     """
 
     learning_rate: float
@@ -46,6 +49,7 @@ class OptimiserSettings:
     grad_clip: float
     ema_decay: float
     total_updates: int
+    compile_model: bool = False
 
     def rate(self, update: int) -> float:
         """Learning rate of update number `update`, from 0."""
@@ -56,6 +60,11 @@ class OptimiserSettings:
         low = self.lr_final_fraction
         cosine = 0.5 * (1.0 + math.cos(math.pi * share))
         return self.learning_rate * (low + (1.0 - low) * cosine)
+
+
+def _norm(values: Sequence[Tensor]) -> float:
+    """Norm of all of them as one vector."""
+    return float(torch.stack(torch._foreach_norm(list(values))).norm())
 
 
 def weights_file(name: str, *, averaged: bool) -> str:
@@ -110,7 +119,9 @@ class AgentTrainer:
         # Fused steps leave out overflows by themselves, and accelerate then takes them for done.
         fused = self.accelerator.scaler is None
         optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
-        self.model, self.optimiser = self.accelerator.prepare(self.agent, optimiser)
+        trained = CompiledLoss(self.agent) if settings.compile_model else self.agent
+        self.model, self.optimiser = self.accelerator.prepare(trained, optimiser)
+        self._first = [p.detach().clone() for p in parameters]
         self.ema = EMA(self.agent, decay=settings.ema_decay)
 
     def accumulate(self) -> AbstractContextManager[Any]:
@@ -161,6 +172,24 @@ class AgentTrainer:
         for own, trained in zip(self.policy.buffers(), self.agent.buffers(), strict=True):
             own.copy_(trained)
         return self.policy
+
+    @torch.no_grad()
+    def describe(self) -> dict[str, float]:
+        """Scalars that tell how the weights stand.
+
+        Returns:
+            `param_norm`; `param_drift_from_init`, the distance from the random weights that the
+            run's seed gives; and of a net with one gate `gate` and `ema_gate`, how far open it is
+            in the weights that are trained and in those that act.
+        """
+        now = [p.detach() for p in self.agent.parameters()]
+        drift = torch._foreach_sub(now, self._first)
+        found = {"param_norm": _norm(now), "param_drift_from_init": _norm(drift)}
+        for name, parameter in self.agent.named_parameters():
+            if name.endswith(".gate") and parameter.ndim == 0:
+                found["gate"] = float(torch.sigmoid(parameter))
+                found["ema_gate"] = float(torch.sigmoid(self.ema.shadow[name]))
+        return found
 
     def save(self, folder: Path) -> None:
         """Write weights, averaged weights and the optimiser's state into `folder`."""

@@ -43,6 +43,7 @@ def _facts(run: "AssembledRun") -> dict[str, Any]:
     return {
         "remdm_version": __version__,
         "progress": run.progress.to_dict(),
+        "updates": run.trainers["planner"].updates if run.role.learns else run.acting_updates,
         "action_names": list(run.kind.action_names),
         "agents": {name: type(t.agent).__name__ for name, t in run.trainers.items()},
         "plan_horizon": run.agent.plan_horizon,
@@ -102,22 +103,32 @@ def _unlike(folder: Path, state: Mapping[str, Any], reason: str) -> CheckpointEr
     )
 
 
-def load_averaged(
-    agents: Mapping[str, BaseAgent], folder: Path, action_names: Sequence[str]
+def load_acting(
+    agents: Mapping[str, BaseAgent],
+    folder: Path,
+    action_names: Sequence[str],
+    *,
+    averaged: bool = True,
 ) -> None:
-    """Load the averaged weights of a checkpoint, a best or a published one.
+    """Load the weights of a checkpoint, a best or a published one, to act by them.
 
     Args:
         agents: What to load them into, by name.
         folder: See `check_facts`.
         action_names: See `check_facts`.
+        averaged: The averaged weights, which are everywhere; otherwise those that were trained.
 
     Raises:
-        CheckpointError: If it is missing, damaged, or does not fit.
+        CheckpointError: If it is missing, damaged, does not fit, or holds averaged weights only.
     """
     check_facts(folder, agents, action_names)
+    if not averaged and not (folder / weights_file("planner", averaged=False)).is_file():
+        raise CheckpointError(
+            f"{folder} holds averaged weights only; the weights that were trained are in the "
+            "checkpoints below ckpts/ of a run folder"
+        )
     for name, agent in agents.items():
-        path = folder / weights_file(name, averaged=True)
+        path = folder / weights_file(name, averaged=averaged)
         load_into(agent, load_weights(path), path)
 
 

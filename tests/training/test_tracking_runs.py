@@ -212,6 +212,62 @@ def test_an_experiment_goes_on_and_goes_back_in_wandb(
     assert updates_in(service.told(second)) == updates_in(service.told(first))
 
 
+ALONE = {"trackers": "('wandb',)", "heldout_envs": "()", "baseline_agent_type": "None"}
+ALONE |= {"val_interval": "None", "augmentation_type": "None"}
+
+
+def handed_on(service: Service) -> list[tuple[str, str]]:
+    """Name and version of every artifact, without `latest`."""
+    return [(draft.name, *aliases[1:]) for draft, aliases in service.artifacts]
+
+
+def test_every_second_checkpoint_is_handed_on_with_its_configuration(
+    service: Service, tmp_path: Path
+) -> None:
+    learnt(tmp_path, epochs="5", artifact_interval="2", **ALONE)
+    assert handed_on(service) == [
+        ("run-checkpoint", "epoch_000002"),
+        ("run-checkpoint", "epoch_000004"),
+        ("run-checkpoint", "epoch_000005"),  # the last
+        ("Gridworld-Room-9x9-v0-policy",),
+    ]
+    for (draft, _), epoch in zip(service.artifacts, (2, 4, 5), strict=False):
+        assert {"planner.safetensors", "planner_ema.safetensors"} <= draft.files.keys()
+        assert json.loads(draft.files["state.json"])["progress"]["epoch"] == epoch
+        assert draft.files["config.gin"] == (tmp_path / "run/config.gin").read_bytes()
+
+
+def test_without_an_interval_only_the_weights_at_the_end_are_handed_on(
+    service: Service, tmp_path: Path
+) -> None:
+    learnt(tmp_path, epochs="2", artifact_interval="None", **ALONE)
+    assert handed_on(service) == [("Gridworld-Room-9x9-v0-policy",)]
+
+
+def test_a_run_that_the_folder_does_not_know_goes_on_by_its_id(
+    service: Service, tmp_path: Path
+) -> None:
+    service.runs["abc123"] = {0: {"updates": 1}}
+    learnt(tmp_path, epochs="2", wandb_run_id="'abc123'", metric_names="'seed'", **ALONE)
+    assert [(run.id, run.asked["resume"]) for run in service.starts] == [("abc123", "must")]
+    assert known_as(tmp_path / "run") == "abc123"
+    assert service.runs["abc123"][0] == {"updates": 1}
+    last = service.told("abc123")[-1]
+    assert last["iteration"] == last["epoch"] == 1
+    assert last["train/progress"] == 1.0
+    assert last["model/param_norm"] > last["model/param_drift_from_init"] > 0
+    assert "diffusion/loss" in last
+    assert "train/planner/loss" not in last
+    own = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert own[-1]["train/planner/loss"] == last["diffusion/loss"]
+
+
+def test_an_id_that_is_none_is_refused(service: Service, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"wandb_run_id must be .* set Experiment\.wandb_run_id"):
+        learnt(tmp_path, wandb_run_id="'../x'", **ALONE)
+    assert service.starts == []
+
+
 # The real ones, where they are installed
 
 

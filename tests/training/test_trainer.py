@@ -234,10 +234,14 @@ def test_update_that_overflows_under_a_loss_scale_is_left_out_and_not_counted(
     train(trainer, make_batch())
     assert (trainer.updates, trainer.ema.num_updates) == (1, 1)
     trainer.save(tmp_path)
-    other = scaled()
-    train(other, make_batch())  # a scaler has its state from its first use on
-    other.load(tmp_path)
-    assert other.accelerator.scaler.get_scale() == 512.0
+    used, fresh = scaled(), scaled()
+    train(used, make_batch())  # a scaler has its state from its first use on
+    for other in (used, fresh):
+        other.load(tmp_path)
+        assert other.accelerator.scaler.state_dict() == trainer.accelerator.scaler.state_dict()
+    train(trainer, make_batch(seed=1))
+    train(fresh, make_batch(seed=1))
+    assert same(weights(fresh.agent), weights(trainer.agent))
 
 
 def make_trainer_after_reset() -> AgentTrainer:
@@ -350,3 +354,43 @@ def test_optimiser_state_of_another_model_is_refused(tmp_path: Path) -> None:
     torch.save(state, path)
     with pytest.raises(CheckpointError, match=r"planner_training\.pt does not fit this model"):
         other.load(tmp_path)
+
+
+# What weights come to
+
+
+class Gated(Regression):
+    """With a gate, as the published net has one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Module()
+        self.net.gate = nn.Parameter(torch.tensor(-3.0))
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, metrics = super().loss(batch, generator)
+        return loss * torch.sigmoid(self.net.gate), metrics
+
+
+def test_norm_and_drift_are_those_of_all_weights_and_a_gate_is_told(tmp_path: Path) -> None:
+    def gated() -> AgentTrainer:
+        torch.manual_seed(0)
+        return AgentTrainer("planner", Gated(), Accelerator(cpu=True), SETTINGS)
+
+    trainer = gated()
+    start = torch.cat([p.detach().flatten() for p in trainer.agent.parameters()])
+    before = trainer.describe()
+    assert before["param_drift_from_init"] == 0.0
+    assert before["gate"] == before["ema_gate"] == pytest.approx(1 / (1 + math.exp(3)))
+    train(trainer, make_batch(), make_batch(seed=1))
+    now = torch.cat([p.detach().flatten() for p in trainer.agent.parameters()])
+    told = trainer.describe()
+    assert told["param_norm"] == pytest.approx(float(now.norm()))
+    assert told["param_drift_from_init"] == pytest.approx(float((now - start).norm()))
+    assert told["gate"] == float(torch.sigmoid(trainer.agent.net.gate.detach()))
+    assert told["ema_gate"] == float(torch.sigmoid(trainer.publish().net.gate)) != told["gate"]
+    trainer.save(tmp_path)
+    resumed = gated()
+    resumed.load(tmp_path)
+    assert resumed.describe() == told
+    assert not {"gate", "ema_gate"} & make_trainer().describe().keys()
