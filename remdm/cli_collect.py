@@ -13,12 +13,11 @@ from rich.table import Table
 from remdm import cli_commands, config
 
 if TYPE_CHECKING:
-    from remdm.envs.contract import PlanVecEnv
     from remdm.oracles.contract import Oracle
+    from remdm.training.demonstration_pieces import Manner
     from remdm.training.demonstration_records import Record
-    from remdm.training.demonstrations import Demonstrations, Manner
+    from remdm.training.demonstrations import Demonstrations
     from remdm.training.interrupt import StopRequest
-    from remdm.training.whole_episodes import WholeEpisode
 
 
 LEAST = {"episodes": 1, "seed": 0, "processes": 1, "rows": 1, "max_steps": 1, "plan_horizon": 1}
@@ -46,8 +45,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="folder of the dataset: what Experiment.buffer_dir is set to",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed that all levels follow from")
-    parser.add_argument("--processes", type=int, default=1, help="processes that run environments")
-    parser.add_argument("--rows", type=int, default=32, help="episodes played side by side (32)")
+    parser.add_argument("--processes", type=int, default=1, help="processes that play (1)")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=32,
+        help="episodes side by side, in a game that is one compiled set (32)",
+    )
     parser.add_argument("--keep_lost", action="store_true", help="keep lost episodes as well")
     parser.add_argument("--max_steps", type=int, help="cap of an episode, below the game's own")
     parser.add_argument(
@@ -91,7 +95,15 @@ def collect(args: argparse.Namespace) -> int:
     config.check_bindings(("AsyncPlanVecEnv",))
     manner = _manner(args, oracle)
     with (
-        Demonstrations(args.out, oracle, args.seed, manner) as demonstrations,
+        Demonstrations(
+            args.out,
+            oracle,
+            args.seed,
+            manner,
+            label_horizon=args.plan_horizon,
+            processes=args.processes,
+            rows=args.rows,
+        ) as demonstrations,
         StopRequest() as stop,
     ):
         done = _collect_all(demonstrations, limits, args, stop)
@@ -114,7 +126,7 @@ def _manner(args: argparse.Namespace, oracle: "Oracle") -> "Manner":
     """How to play. Only what goes along with an episode plans as far ahead as its labels are."""
     from remdm.evaluation.suite import ORACLE_HORIZON
     from remdm.oracles.contract import Oracle
-    from remdm.training.demonstrations import Manner
+    from remdm.training.demonstration_pieces import Manner
 
     goes_along = type(oracle).accompany is not Oracle.accompany
     horizon = args.plan_horizon if goes_along and args.plan_horizon else ORACLE_HORIZON
@@ -130,8 +142,6 @@ def _collect_all(
     """Play environment by environment, each up to its limit: they may differ in size."""
     from tqdm import tqdm
 
-    from remdm.envs.making import make_vec_env
-
     records = demonstrations.records
     there = {env: records.of(env, args.seed, args.episodes) for env in limits}
     # Off a terminal (disable=None) there is nobody to watch a bar.
@@ -143,13 +153,13 @@ def _collect_all(
     ) as bar:
         won = played = 0
 
-        def tell(episodes: "Sequence[WholeEpisode]") -> bool:
+        def tell(ended: int, of_them_won: int) -> bool:
             nonlocal won, played
-            if episodes:
-                played += len(episodes)
-                won += sum(episode.won for episode in episodes)
+            if ended:
+                played += ended
+                won += of_them_won
                 bar.set_postfix_str(f"won {won / played:.2f}", refresh=False)
-                bar.update(len(episodes))
+                bar.update(ended)
             return stop.requested
 
         for env, limit in limits.items():
@@ -157,15 +167,7 @@ def _collect_all(
                 return False
             bar.set_description(env, refresh=False)
 
-            def make(most: int, env: str = env, limit: int = limit) -> "PlanVecEnv":
-                return make_vec_env(
-                    [env] * min(args.rows, most),
-                    env_mode="async" if args.processes > 1 else "sync",
-                    num_workers=args.processes,
-                    max_episode_steps=limit,
-                )
-
-            if not demonstrations.collect(env, args.episodes, make, tell):
+            if not demonstrations.collect(env, args.episodes, tell, max_episode_steps=limit):
                 return False
     return True
 

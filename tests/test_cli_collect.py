@@ -12,10 +12,11 @@ import pytest
 
 from remdm.cli import main
 from remdm.data.shard_file import Shard
+from remdm.training.demonstration_records import PIECE_EPISODES
 from tests.test_cli import errors_of
 
 MAZE = "Gridworld-Maze-9x9-v0"
-EPISODES = 480  # in pieces of 32
+EPISODES = 20 * PIECE_EPISODES
 
 
 def demonstrations(root: Path) -> dict[str, bytes]:
@@ -59,12 +60,12 @@ def test_who_is_killed_or_stopped_goes_on_to_the_same_demonstrations(
     code, words = stopped_after(parts, done + 2, signal.SIGINT, "1")
     assert code == 130
     assert "go on with:" in words
-    assert done + 2 <= len(records(parts)) < EPISODES // 32
+    assert done + 2 <= len(records(parts)) < EPISODES // PIECE_EPISODES
     assert main(arguments(parts)) == 0
     assert main(arguments(whole)) == 0
     assert demonstrations(parts) == demonstrations(whole)
-    assert len(demonstrations(whole)) == EPISODES // 32
-    assert capsys.readouterr().out.count(f" {EPISODES} ") == 2
+    assert len(demonstrations(whole)) == EPISODES // PIECE_EPISODES
+    assert capsys.readouterr().out.count(f" {EPISODES:,} ") == 2
 
 
 @pytest.mark.minihack

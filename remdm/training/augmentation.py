@@ -7,6 +7,7 @@ no episode ever had. Ways to imagine one, all made from states of the training e
   sight of one cell (this makes dark rooms out of lit ones);
 - *close*: places at the edge of the known map count as visited and the stairs are forgotten, so
   that the next place worth going to is far away;
+- *lock*: some closed doors are known to be locked (`setbacks`);
 - *exhaust*: nothing is left to explore, and some places have been searched (`setbacks`);
 - *flip*: the map is mirrored upside down, left to right, or both;
 - *obstruct*: the first move of the plan has failed, because of a boulder or for no reason that is
@@ -26,7 +27,7 @@ from remdm.maps import DELTAS, NUM_ACTIONS, NUM_DIRECTIONS, Terrain
 from remdm.oracles.contract import Oracle
 from remdm.tokens import mask_token
 from remdm.training.exploration import explore
-from remdm.training.setbacks import exhaust, obstruct
+from remdm.training.setbacks import exhaust, lock, obstruct
 from remdm.training.stitching import stitch
 
 # Imagined steps of one exploration, at most, per cell that can be walked on.
@@ -188,6 +189,7 @@ class MemoryAugmentation:
         stitch_share: float = 0.5,
         close_probability: float = 0.25,
         flip_probability: float = 0.5,
+        lock_probability: float = 0.0,
         exhaust_probability: float = 0.0,
         obstruct_probability: float = 0.0,
     ) -> None:
@@ -197,6 +199,7 @@ class MemoryAugmentation:
         stitch_share: Share of explorations in a world glued from several maps.
         close_probability: Share of samples whose frontier is partly closed.
         flip_probability: Share of samples mirrored, for each axis on its own.
+        lock_probability: Share of samples some of whose closed doors are locked.
         exhaust_probability: Share of samples with nothing left to explore.
         obstruct_probability: Share of samples whose plan's first move has failed; of these the
             same share fail once more.
@@ -209,6 +212,7 @@ class MemoryAugmentation:
             ("stitch_share", stitch_share),
             ("close_probability", close_probability),
             ("flip_probability", flip_probability),
+            ("lock_probability", lock_probability),
             ("exhaust_probability", exhaust_probability),
             ("obstruct_probability", obstruct_probability),
         ):
@@ -221,6 +225,7 @@ class MemoryAugmentation:
         self.stitch_share = stitch_share
         self.close_probability = close_probability
         self.flip_probability = flip_probability
+        self.lock_probability = lock_probability
         self.exhaust_probability = exhaust_probability
         self.obstruct_probability = obstruct_probability
 
@@ -241,7 +246,8 @@ class MemoryAugmentation:
         if past is not None:  # nobody has walked there
             past[explored] = mask_token(NUM_ACTIONS)
         close(observations, draw(self.close_probability), rng)
-        exhaust(observations, draw(self.exhaust_probability), rng)
+        lock(observations, draw(self.lock_probability), rng)
+        exhaust(observations, draw(self.exhaust_probability), self.oracle, rng)
         for axis in (0, 1):
             mirrored = draw(self.flip_probability)
             mirror(observations, mirrored, axis)

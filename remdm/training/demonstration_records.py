@@ -24,7 +24,7 @@ from remdm.data.tensor_file import DamagedFileError
 logger = logging.getLogger(__name__)
 
 RECORDS_FOLDER = "demonstrations"
-PIECE_EPISODES = 32
+PIECE_EPISODES = 64
 MOST_EPISODES = 1_000_000
 _SCHEMA_VERSION = 1
 

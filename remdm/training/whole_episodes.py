@@ -1,4 +1,4 @@
-"""Playing given levels from beginning to end, with all the steps of each.
+"""Playing given levels from beginning to end in rows, with all the steps of each.
 
 What happens in an episode depends on its environment and its number only: a row that is free takes
 the next number, and neither the number of rows nor that of processes changes what is played.
@@ -6,13 +6,16 @@ the next number, and neither the number of rows nor that of processes changes wh
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from remdm.data.records import OBSERVATION_PREFIX, STEP_DTYPES, StepArrays, valid_steps
 from remdm.envs.contract import Chunk, PlanVecEnv
-from remdm.evaluation.policies import OraclePolicy
 from remdm.tokens import end_token
+
+if TYPE_CHECKING:
+    from remdm.evaluation.policies import OraclePolicy
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,7 +48,7 @@ class EpisodePlay:
 
     def __init__(
         self,
-        policy: OraclePolicy,
+        policy: "OraclePolicy",
         vec_env: PlanVecEnv,
         numbers: Iterable[int],
         level_seed: Callable[[int], int],
