@@ -7,6 +7,7 @@ from remdm.registry import Registry
 
 ORACLES = Registry("oracle")
 ORACLES.register("memory", "remdm.oracles.memory_oracle:MemoryOracle")
+ORACLES.register("tours", "remdm.oracles.tour_oracle:TourOracle")
 ORACLES.register("seed", "remdm.oracles.seed_oracle:SeedOracle")
 ORACLES.register("expert", "remdm.experts.oracle:ExpertOracle")
 ORACLES.register("random", "remdm.oracles.random_policy:RandomPolicy")
