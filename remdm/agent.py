@@ -201,7 +201,8 @@ class DiffusionPlannerAgent(DenoiserAgent):
         shown = context
         if self.condition_dropout:
             shown = self._dropped(context, generator, batch.ranks)
-        logits = self.denoiser.denoise(shown, corrupted.tokens, corrupted.time)
+        tokens, time, hidden = corrupted.tokens, corrupted.time, corrupted.masked
+        logits = self.denoiser.denoise_hidden(shown, tokens, time, hidden)
         loss, metrics = self.masked_loss(logits, plans, corrupted, batch.weights, batch.ranks)
         if self.soft_target_weight:
             draws = corrupted.full_draws or len(corrupted.masked)

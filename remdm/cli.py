@@ -19,18 +19,28 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.markup import escape
 
-from remdm import cli_commands, cli_expert, cli_launch, cli_references, cli_watch
+from remdm import (
+    cli_baseline,
+    cli_commands,
+    cli_eval,
+    cli_expert,
+    cli_launch,
+    cli_minari,
+    cli_references,
+    cli_scan,
+    cli_watch,
+)
 from remdm._version import __version__
 from remdm.cli_collect import add_flags as add_collect_flags
 from remdm.cli_collect import collect
 from remdm.cli_flags import (
     add_common_flags,
     add_config_flags,
-    add_env_flags,
     load_from_flags,
     role_from,
     run_name_of,
 )
+from remdm.cli_profile import add_profile_flags, profile
 from remdm.cli_report import add_report_flags, report
 from remdm.registry import nearest, unknown_name_message
 
@@ -42,43 +52,13 @@ def _launch(parser: argparse.ArgumentParser) -> None:
     add_common_flags(parser)
 
 
-def _oracle(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--oracle", nargs="+", default=["memory"], help="memory, seed, random, expert"
-    )
-    parser.add_argument("--replan_every", type=int, help="actions of a plan before the next one")
-    add_env_flags(parser, "all", 100)
-    add_config_flags(parser)
-
-
 def _collect(parser: argparse.ArgumentParser) -> None:
     add_collect_flags(parser)
     add_config_flags(parser)
 
 
-def _eval(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "run", metavar="RUN_OR_CHECKPOINT", help="a run folder, one in it, or wandb:..."
-    )
-    parser.add_argument(
-        "--policies",
-        nargs="+",
-        metavar="NAME",
-        help="rows of the table: planner, single_step, planner+constraints, random, an oracle",
-    )
-    parser.add_argument(
-        "--sweep",
-        action="store_true",
-        help="add rows of the planner with other numbers of actions per plan, and other samplers",
-    )
-    parser.add_argument(
-        "--nelbo",
-        action="store_true",
-        help="measure, too, how likely the planner finds the oracle's plans",
-    )
-    parser.add_argument("--max_steps", type=int, help="cap of an episode; the game's own")
-    cli_references.add_run_flags(parser)
-    add_env_flags(parser, "those of the run", 200)
+def _minari(parser: argparse.ArgumentParser) -> None:
+    cli_minari.add_flags(parser)
     add_config_flags(parser)
 
 
@@ -137,11 +117,6 @@ def _run_launch(args: argparse.Namespace) -> int:
     return cli_launch.launch(args, run_name_of(args))
 
 
-def _run_oracle(args: argparse.Namespace) -> int:
-    load_from_flags(args)
-    return cli_commands.oracle(args)
-
-
 def _run_config(args: argparse.Namespace) -> int:
     args.configs = [*args.files, *args.configs]
     load_from_flags(args)
@@ -151,13 +126,19 @@ def _run_config(args: argparse.Namespace) -> int:
 COMMANDS = {
     "train": Command("train a planner, or go on with a run", add_common_flags, _run_train),
     "launch": Command("train as several processes, on one machine or many", _launch, _run_launch),
-    "oracle": Command("measure an oracle", _oracle, _run_oracle),
+    "oracle": Command("measure an oracle", cli_eval.add_oracle_flags, cli_eval.oracle),
     "collect": Command("keep an oracle's episodes as demonstrations", _collect, collect),
-    "eval": Command("measure a trained run", _eval, cli_commands.evaluate),
+    "minari": Command("exchange datasets with Minari", _minari, cli_minari.minari),
+    "eval": Command("measure a trained run", cli_eval.add_eval_flags, cli_eval.evaluate),
+    "scan": Command("look at all MiniHack tasks", cli_scan.add_flags, cli_scan.scan),
     "watch": Command("play one episode and draw it", _watch, cli_watch.watch),
     "report": Command("write a page about runs", add_report_flags, report),
+    "baseline": Command(
+        "train or measure another way to learn", cli_baseline.add_flags, cli_baseline.baseline
+    ),
     "expert": Command("train or measure a Craftax expert", _expert, cli_expert.expert),
     "doctor": Command("check this machine and installation", _doctor, cli_commands.doctor),
+    "profile": Command("see where an epoch's time goes", add_profile_flags, profile),
     "config": Command("check config files and print what they say", _config, _run_config),
 }
 

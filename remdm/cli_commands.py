@@ -18,9 +18,6 @@ from remdm.cli_references import going_on
 from remdm.training.roles import BOTH, Role
 
 if TYPE_CHECKING:
-    from remdm.cli_runs import OpenRun
-    from remdm.evaluation.likelihood import Nelbo
-    from remdm.evaluation.policies import Policy
     from remdm.evaluation.rollout import EvalRow
     from remdm.experiment import Experiment
 
@@ -174,122 +171,6 @@ def env_groups(wanted: Sequence[str] | None) -> dict[str, list[str]]:
     known = {env for group in groups.values() for env in group}
     groups["selected"] = [env for env in names if env not in known]
     return {name: group for name, group in groups.items() if group}
-
-
-# ------------------------------------------------------------------------------------- oracle
-
-
-def oracle(args: argparse.Namespace) -> int:
-    """Play levels by oracles and print how often they win."""
-    from remdm.evaluation.suite import oracle_policy
-    from remdm.oracles.making import make_oracle
-
-    groups = env_groups(args.envs)
-    rows: list[EvalRow] = []
-    for oracle_name in args.oracle:
-        policy = oracle_policy(make_oracle(oracle_name), replan_every=args.replan_every)
-        for env in (env for group in groups.values() for env in group):
-            rows += _play(policy, env, args)
-    print_rows(rows, groups)
-    write_rows(args.json, rows, groups)
-    config.check_bindings()
-    return 0
-
-
-def _play(policy: "Policy", env: str, args: argparse.Namespace) -> "list[EvalRow]":
-    """One environment at a time: they may differ in size."""
-    from tqdm import tqdm
-
-    from remdm.envs.making import make_vec_env
-    from remdm.evaluation.rollout import evaluate_policy
-
-    # Off a terminal (disable=None) there is nobody to watch a bar.
-    with tqdm(total=args.episodes, desc=f"{policy.name} {env}", disable=None, leave=False) as bar:
-
-        def tell(finished: int, total: int, won: int) -> None:
-            bar.set_postfix_str(f"won {won / max(finished, 1):.2f}", refresh=False)
-            bar.update(finished - bar.n)
-
-        return evaluate_policy(
-            policy,
-            [env],
-            episodes=args.episodes,
-            first_seed=args.seed,
-            make_vec_env=make_vec_env,
-            rows=args.rows,
-            progress=tell,
-        ).rows
-
-
-# ------------------------------------------------------------------------------------- eval
-
-
-def evaluate(args: argparse.Namespace) -> int:
-    """Play levels by the agents of a run and print how often they win."""
-    from remdm.cli_runs import open_run
-    from remdm.envs.making import make_vec_env
-    from remdm.evaluation.suite import evaluate_suite
-    from remdm.evaluation.variants import sweep_of
-
-    run = open_run(args.run, args.configs, args.bind, args.wandb_download_dir, args.allow_import)
-    groups = env_groups(args.envs) if args.envs else run.groups
-    envs = [env for group in groups.values() for env in group]
-    policies = args.policies or list(run.agents)
-    if args.sweep:
-        policies += sweep_of("planner", run.agents["planner"])
-    extra = {"nelbo": _print_nelbo(run, envs, args)} if args.nelbo else {}
-    rows = evaluate_suite(
-        run.agents,
-        run.oracle,
-        envs,
-        policies=policies,
-        episodes=args.episodes,
-        first_seed=args.seed,
-        rows=args.rows,
-        seed=args.seed,
-        make_vec_env=make_vec_env,
-        max_episode_steps=args.max_steps,
-    )
-    print_rows(rows, groups)
-    write_rows(args.json, rows, groups, extra)
-    return 0
-
-
-def _print_nelbo(
-    run: "OpenRun", envs: Sequence[str], args: argparse.Namespace
-) -> list[dict[str, Any]]:
-    """Measure and print how likely the planner finds the oracle's plans; rows for a JSON file.
-
-    Raises:
-        ValueError: If the run's planner does not denoise.
-    """
-    from tqdm import tqdm
-
-    from remdm.agent import DiffusionPlannerAgent
-    from remdm.envs.making import make_vec_env
-    from remdm.evaluation.likelihood import nelbo_of, nelbo_rows, nelbo_table, oracle_window
-    from remdm.seeding import torch_generator
-
-    agent = run.agents.get("planner")
-    if not isinstance(agent, DiffusionPlannerAgent):
-        raise ValueError(
-            f"--nelbo needs a planner that denoises, got {type(agent).__name__}; leave it out."
-        )
-    found: dict[str, Nelbo] = {}
-    # Off a terminal (disable=None) there is nobody to watch a bar.
-    for env in tqdm(envs, desc="the oracle's plans", unit="env", disable=None, leave=False):
-        window = oracle_window(
-            agent,
-            run.oracle,
-            env,
-            episodes=args.episodes,
-            first_seed=args.seed,
-            rows=args.rows,
-            make_vec_env=make_vec_env,
-        )
-        found[env] = nelbo_of(agent, window, torch_generator(args.seed, "nelbo", env))
-    Console().print(nelbo_table(found, run.oracle.name))
-    return nelbo_rows(found)
 
 
 # ------------------------------------------------------------------------------------- doctor

@@ -6,9 +6,11 @@ the agent has not learnt. They only touch what the sampler does with the net's a
 """
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from remdm.maps import DELTAS, NUM_ACTIONS, NUM_DIRECTIONS, NUM_TERRAINS, Action, Terrain
@@ -24,6 +26,37 @@ _NO_ENTRY = np.zeros(NUM_TERRAINS, np.bool_)
 _NO_ENTRY[[Terrain.UNKNOWN, Terrain.WALL, Terrain.LOCKED_DOOR, Terrain.HAZARD]] = True
 _NO_DIAGONAL = np.zeros(NUM_TERRAINS, np.bool_)
 _NO_DIAGONAL[[Terrain.OPEN_DOOR, Terrain.CLOSED_DOOR, Terrain.LOCKED_DOOR]] = True
+
+
+# What a kick is for, and what is opened; both ask the player for a direction.
+_DIRECTED = {Action.OPEN: Terrain.CLOSED_DOOR, Action.KICK: Terrain.LOCKED_DOOR}
+
+
+def door_directions(
+    actions: np.ndarray, observations: Mapping[str, ArrayLike], otherwise: int
+) -> np.ndarray:
+    """Where OPEN and KICK are meant to go, for agents that plan one action.
+
+    Args:
+        actions: Integers [N], of `remdm.maps.Action`.
+        observations: `terrain` and `position`, batched [N, ...].
+        otherwise: What stands where there is no such action.
+
+    Returns:
+        int64 [N]: the direction of the first neighbour that is a door to be opened or kicked, north
+        where there is none, and `otherwise` for other actions.
+    """
+    terrain, position = (np.asarray(observations[name]) for name in ("terrain", "position"))
+    rows = np.arange(len(actions))
+    around = position.astype(np.int64)[:, None, :] + DELTAS
+    inside = ((around >= 0) & (around < terrain.shape[1:])).all(-1)
+    around = np.clip(around, 0, np.array(terrain.shape[1:]) - 1)
+    beside = terrain[rows[:, None], around[..., 0], around[..., 1]]
+    found = np.full(len(actions), otherwise, np.int64)
+    for action, door in _DIRECTED.items():
+        asked = actions == action
+        found[asked] = ((beside == door) & inside)[asked].argmax(1)
+    return found
 
 
 def allowed_first_actions(observations: dict[str, np.ndarray]) -> np.ndarray:

@@ -14,11 +14,12 @@ from remdm.base_agent import (
 )
 from remdm.data.batch import Batch
 from remdm.diffusion import PlanSample
-from remdm.maps import ArraySpec, history_spec
+from remdm.maps import NUM_ACTIONS, ArraySpec, history_spec
 from remdm.nets.autocast import InferencePrecision
 from remdm.nets.denoiser import Context, Denoiser
 from remdm.nets.diagnosis import first_fault
 from remdm.nets.ego import EgoDenoiser
+from remdm.planning_constraints import door_directions
 from remdm.soft_targets import LOGITS_KEY, check_soft_targets, soft_target_loss
 from remdm.tokens import end_token, mask_token
 
@@ -29,6 +30,9 @@ class PolicyAgent(DenoiserAgent):
 
     One learned query, the MASK token of a plan of length one, attends to the observation through
     the denoiser's own layers. `plan` returns that action, then END; it replans every step.
+
+    KICK and OPEN ask for a direction, which a plan of one action does not have and without which
+    they are cancelled: it is that of the door beside the agent. A planner writes it itself.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class PolicyAgent(DenoiserAgent):
             )
         self.num_actions = num_actions
         self.plan_horizon = plan_horizon
+        self.directs = num_actions == NUM_ACTIONS  # those of `remdm.maps.Action`
         self.replan_every = 1
         check_history("PolicyAgent", history)
         seen = observation_spec | history_spec(observation_spec, history)
@@ -147,11 +152,15 @@ class PolicyAgent(DenoiserAgent):
             actions = (log_probs.exp() / race.to(device)).argmax(-1)
         tokens = torch.full((count, self.plan_horizon), end_token(self.num_actions), device=device)
         tokens[:, 0] = actions
+        if self.directs and self.plan_horizon > 1 and "terrain" in request.observations:
+            chosen, end = actions.cpu().numpy(), end_token(self.num_actions)
+            directions = door_directions(chosen, request.observations, end)
+            tokens[:, 1] = torch.from_numpy(directions).to(device)
         token_log_probs = torch.zeros(count, self.plan_horizon, device=device)
         token_log_probs[:, 0] = log_probs.gather(1, actions[:, None])[:, 0].float()
         return PlanSample(
             tokens=tokens,
-            lengths=torch.ones_like(actions),
+            lengths=1 + (tokens[:, 1:2] != end_token(self.num_actions)).sum(1),
             log_prob=token_log_probs[:, 0].clone(),
             nfe=torch.ones_like(actions),
             token_log_probs=token_log_probs,

@@ -132,12 +132,6 @@ def test_training_without_environments_says_how_to_name_them(
     assert "--configs" in text
 
 
-def test_folder_that_is_no_run_is_one_line(
-    capsys: pytest.CaptureFixture[str], folder: Path
-) -> None:
-    assert "neither a run folder nor a checkpoint" in errors_of(capsys, "eval", str(folder))
-
-
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--configs", "nowhere.gin", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err
@@ -210,27 +204,6 @@ def test_config_finds_an_environment_that_does_not_exist(
 # oracle, train, eval, watch
 
 
-def test_oracle_writes_one_row_per_environment(
-    capsys: pytest.CaptureFixture[str], folder: Path
-) -> None:
-    argv = ["oracle", "--oracle", "memory", "random", "--envs", "gridworld", "--episodes", "2"]
-    assert main([*argv, "--json", "out/rows.json"]) == 0
-    rows = json.loads((folder / "out/rows.json").read_text())["rows"]
-    wanted = {"env", "episodes", "wins", "win_rate", "ci_low", "ci_high", "mean_steps_won"}
-    assert all(wanted | {"policy"} <= row.keys() for row in rows)
-    assert {row["policy"] for row in rows} == {"memory", "random"}
-    assert all(row["wins"] == 2 for row in rows if row["policy"] == "memory")
-    assert "Maze-9x9" in capsys.readouterr().out
-
-
-def test_oracle_refuses_a_binding_that_nothing_used(
-    capsys: pytest.CaptureFixture[str], folder: Path
-) -> None:
-    argv = ["oracle", "--envs", "Gridworld-Room-9x9-v0", "--episodes", "1"]
-    text = errors_of(capsys, *argv, "--bind", "MiniHackEnv.reward = 'shaped'")
-    assert "MiniHackEnv.reward (--bind): nothing in this run used MiniHackEnv" in text
-
-
 def test_oracle_can_be_watched(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     argv = ["watch", "memory", "--env", "Gridworld-Room-9x9-v0", "--gif", "out.gif"]
     assert main(argv) == 0
@@ -276,31 +249,6 @@ def test_eval_measures_what_training_left(
     ]
     assert main([*argv, "--policies", "planner", "random"]) == 0
     assert json.loads((folder / "rows.json").read_text())["rows"] == rows
-
-
-def test_eval_takes_a_checkpoint_and_other_settings(trained: Path, folder: Path) -> None:
-    newest = sorted((trained / "ckpts").iterdir())[-1]
-    argv = ["eval", str(newest), "--episodes", "1", "--envs", "Gridworld-Room-9x9-v0"]
-    assert main([*argv, "--bind", "DiffusionPlannerAgent.replan_every = 1"]) == 0
-
-
-def test_eval_says_how_likely_the_planner_finds_the_plans_of_the_oracle(
-    trained: Path, capsys: pytest.CaptureFixture[str], folder: Path
-) -> None:
-    argv = ["eval", str(trained), "--episodes", "2", "--policies", "planner", "--nelbo"]
-    assert main([*argv, "--json", "rows.json"]) == 0
-    document = json.loads((folder / "rows.json").read_text())
-    envs = [row["env"] for row in document["rows"]]
-    assert [row["env"] for row in document["nelbo"]] == envs
-    assert all(0 < row["per_token"] < row["per_plan"] for row in document["nelbo"])
-    assert "nats per plan" in capsys.readouterr().out
-
-
-def test_eval_of_a_row_that_does_not_exist_names_the_rows(
-    trained: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = errors_of(capsys, "eval", str(trained), "--policies", "planer")
-    assert "did you mean 'planner'" in text
 
 
 def test_trained_agent_can_be_watched(

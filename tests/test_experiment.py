@@ -103,6 +103,18 @@ def test_best_weights_are_those_of_the_last_highest_score(tmp_path: Path) -> Non
     run.close()
 
 
+def test_a_later_score_within_the_tolerance_chooses_the_weights(tmp_path: Path) -> None:
+    run = started(tmp_path, **SHORT, val_tolerance=0.1)
+    kept = []
+    for epoch, score in enumerate([0.5, 0.45, 0.42, 0.39, 0.6]):
+        run.progress.epoch = epoch
+        run.keep_if_best(score)
+        kept.append((run.progress.best_score, run.progress.best_epoch))
+    # Measured from the best of all, so that many small steps down do not add up.
+    assert kept == [(0.5, 0), (0.5, 1), (0.5, 2), (0.5, 2), (0.6, 4)]
+    run.close()
+
+
 class Watched(Experiment):
     """Remembers the weights that play."""
 

@@ -2,17 +2,21 @@
 
 import numpy as np
 import pytest
+import torch
 
 from remdm.maps import (
     DELTAS,
     NUM_ACTIONS,
     Action,
+    ArraySpec,
     Terrain,
     empty_observations,
     map_observation_spec,
 )
-from remdm.planning_constraints import PlanMemory, allowed_first_actions, heat
+from remdm.planning_constraints import PlanMemory, allowed_first_actions, door_directions, heat
+from remdm.policy_agent import PolicyAgent
 from tests.nets.states import random_states
+from tests.oracles.drawn import drawn
 
 MOVES = list(Action)[:8]
 DIAGONALS = list(Action)[4:8]
@@ -131,3 +135,36 @@ def test_plans_are_counted_by_episode_position_and_knowledge():
     assert memory.count(states, rows).tolist() == [1, 0]
     memory.reset(np.array([4]))
     assert memory.count(states, rows).tolist() == [0, 1]
+
+
+def test_a_kick_goes_to_the_locked_door_and_opening_to_the_closed_one():
+    here = drawn("""
+W+WWW
+W@LWW
+W,WWW
+""")
+    three = {key: np.repeat(value, 3, 0) for key, value in here.items()}
+    actions = np.array([Action.KICK, Action.OPEN, Action.SEARCH])
+    assert door_directions(actions, three, 13).tolist() == [Action.EAST, Action.NORTH, 13]
+
+
+def test_a_kick_with_no_door_beside_it_goes_north_also_at_the_edge_of_the_map():
+    here = drawn("@.\n..")
+    assert door_directions(np.array([Action.KICK]), here, 13).tolist() == [Action.NORTH]
+
+
+def test_a_single_step_head_that_kicks_kicks_the_door_beside_it():
+    seen = drawn("""
+WWWWW
+W,@LW
+WWWWW
+""")
+    spec = {key: ArraySpec(value.shape[1:], value.dtype) for key, value in seen.items()}
+    agent = PolicyAgent(spec, NUM_ACTIONS, plan_horizon=4).eval()
+    for action in (Action.KICK, Action.SEARCH):
+        with torch.no_grad():
+            agent.denoiser.head.bias.zero_()
+            agent.denoiser.head.bias[action] = 99.0
+        tokens = agent.plan(seen, torch.Generator().manual_seed(0)).tokens[0].tolist()
+        assert tokens[0] == action
+        assert tokens[1] == (Action.EAST if action == Action.KICK else 13)

@@ -243,8 +243,9 @@ def test_config_file_says_what_it_is_and_loads(path: Path) -> None:
     config.load_config([path])
 
 
-# What `remdm train` takes; experts have a loop and tests of their own.
-RECIPES = [p for p in GIN_FILES if p.stem != "smoke" and not p.stem.endswith("_expert")]
+# What `remdm train` takes; experts and baselines have loops and tests of their own.
+OTHER_LOOPS = ("_expert", "_baselines")
+RECIPES = [p for p in GIN_FILES if p.stem != "smoke" and not p.stem.endswith(OTHER_LOOPS)]
 
 
 def blank_expert(folder: Path, env_name: str) -> Path:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.inputs import ablation_cells
 from benchmarks.inputs.results_cells import cells_of
 from benchmarks.inputs.results_table import GROUPS, Row, read_rows, table_text, together
-from remdm import cli
+from remdm import cli, config
 from remdm.evaluation.statistics import Rate, mean_rate
 
 HELD_OUT = list(GROUPS["held-out"])
@@ -18,8 +19,9 @@ def held_out(*wins: int, episodes: int = 100) -> dict[str, Rate]:
 
 
 @pytest.mark.parametrize("quick", [False, True])
-def test_every_cell_is_commands_that_remdm_knows(tmp_path, quick):
-    cells = cells_of(tmp_path, [0, 1, 2], 400, quick=quick)
+@pytest.mark.parametrize("make", [cells_of, ablation_cells.cells_of])
+def test_every_cell_is_commands_that_remdm_knows(tmp_path, make, quick):
+    cells = make(tmp_path, [0, 1, 2], 400, quick)
     assert len({cell.name for cell in cells}) == len(cells)
     for cell in cells:
         for command in cell.commands:
@@ -31,6 +33,11 @@ def test_every_seed_has_the_planner_and_six_baselines_with_two_encoders(tmp_path
     for seed in range(3):
         mine = [name for name in names if name.endswith(f"-s{seed}")]
         assert len(mine) == 3 + 2 * 6
+
+
+@pytest.mark.parametrize("bindings", ablation_cells.VARIANTS.values())
+def test_every_ablation_is_a_configuration_that_can_be_loaded(bindings):
+    config.load_config(["minihack_quick.gin"], bindings)
 
 
 def test_rows_that_are_not_shown_are_left_out_and_missing_files_are_no_rows(tmp_path: Path):

@@ -1,39 +1,27 @@
 """The cells of `benchmarks.minihack_results`: which commands of `remdm` fill which rows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-# Env steps that every baseline may take; the planner's recipe takes 92,500.
+from benchmarks.inputs.cells import Cell
+
+# Env steps that every baseline may take; the planner's recipe takes 125,600.
 BASELINE_TIMESTEPS = 100_000
 # Levels per environment of the demonstrations that offline training learns from: about as many
 # env steps as DAgger plays.
 DEMONSTRATIONS = 1600
 # The published recipe for as many env steps as its iterations take on two CPU cores in an hour.
 SEED_RECIPE_TIMESTEPS = 100_000
+# Of the planner by DAgger, and so of the one that learns offline.
+UPDATES = 24 * 64
+# Test levels of a baseline, at most: what is stuck plays every level to its limit, which takes
+# longer than the training.
+BASELINE_EPISODES = 100
 ALGORITHMS = ("ppo", "a2c", "dqn", "ppo-rnn", "bc", "dt")
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """Commands that run once, and the rows they leave.
-
-    Attributes:
-        name: For `--only`, and of the log.
-        commands: Words after `remdm`, one command after the other.
-        done_file: There once all of them have ended well.
-        rows_file: Where the rows are.
-        shown: Names of the table's rows by the policies' names; others are left out.
-    """
-
-    name: str
-    commands: tuple[tuple[str, ...], ...]
-    done_file: Path
-    rows_file: Path
-    shown: dict[str, str] = field(default_factory=dict)
-
-
-def cells_of(out: Path, seeds: Sequence[int], episodes: int, *, quick: bool = False) -> list[Cell]:
+def cells_of(out: Path, seeds: Sequence[int], episodes: int, quick: bool = False) -> list[Cell]:
     """All cells, cheap ones first, seed by seed.
 
     Args:
@@ -63,13 +51,14 @@ class _Maker:
     def _file(self, name: str) -> Path:
         return self.out / f"{name}.json"
 
-    def _runs(self, name: str) -> tuple[str, ...]:
+    def _runs(self, name: str, episodes: int | None = None) -> tuple[str, ...]:
         folder = ("--ckpt_base_dir", str(self.out / "runs"))
-        return (*folder, "--run_name", name, "--test_episodes", str(self.episodes))
+        tested = str(self.episodes if episodes is None else episodes)
+        return (*folder, "--run_name", name, "--test_episodes", tested)
 
     def _cell(self, name: str, *words: str, shown: dict[str, str]) -> Cell:
         file = self._file(name)
-        return Cell(name, ((*words, "--json", str(file)),), file, file, shown)
+        return Cell(name, ((*words, "--json", str(file)),), file, shown)
 
     def _train(self, name: str, seed: int, config: str, *more: str, shown: dict[str, str]) -> Cell:
         name = f"{name}-s{seed}"
@@ -90,15 +79,15 @@ class _Maker:
         levels = 2 if self.overlay else DEMONSTRATIONS
         words = ("collect", "--oracle", "memory", "--envs", "training", "--episodes", str(levels))
         words += ("--out", str(folder), "--plan_horizon", "16", "--json", str(done))
-        return Cell("demonstrations", (words,), done, done)
+        return Cell("demonstrations", (words,), done)
 
     def offline(self, seed: int) -> Cell:
         bindings = [
             f"Experiment.buffer_dir = {str(self.out / 'demonstrations')!r}",
             "Experiment.has_dset_edit_rights = False",
         ]
-        if not self.overlay:  # as many updates as the planner by DAgger
-            bindings.append("Experiment.epochs = 16")
+        if not self.overlay:
+            bindings.append(f"offline_epochs.updates = {UPDATES}")
         shown = {"planner": "planner, offline", "single_step": "single-step head, offline"}
         words = [word for binding in bindings for word in ("--bind", binding)]
         return self._train("offline", seed, "minihack_offline.gin", *words, shown=shown)
@@ -119,4 +108,6 @@ class _Maker:
         if not self.overlay:
             words += ("--total_timesteps", str(BASELINE_TIMESTEPS))
         shown = {algorithm: label, f"{algorithm}:greedy": f"{label}, greedy"}
-        return self._cell(f"{name}-s{seed}", *words, *self._runs(name), shown=shown)
+        words += ("--policies", *shown)
+        episodes = min(self.episodes, BASELINE_EPISODES)
+        return self._cell(f"{name}-s{seed}", *words, *self._runs(name, episodes), shown=shown)

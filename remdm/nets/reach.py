@@ -31,14 +31,15 @@ from remdm.nets.reach_kernel import spread, spread_backward
 from remdm.ranks import Ranks
 
 NUM_MAP_CODES = NUM_TERRAINS * 2 * NUM_SEARCH_BUCKETS
-# Where costs start: 1 for a step, 0.05 more for a diagonal one, 200 for ending anywhere.
+# Where costs start: 1 for a step, 0.05 more for a diagonal one, 400 for ending anywhere.
 STEP_SCALE, SOURCE_SCALE = 4.0, 20.0
-ENTER_BIAS, SLANT_BIAS, SOURCE_BIAS = -1.25, -5.0, 10.0
+ENTER_BIAS, SLANT_BIAS, SOURCE_BIAS = -1.25, -5.0, 20.0
 WARY_BIAS = 1.0
-# Where an informed encoder starts: 75 for a step into a wall or the unknown, 60 for ending at the
-# frontier, 0 for ending at the stairs. This is near to what `MemoryOracle` prefers: a prior.
-SOLID, SOLID_ENTER = (Terrain.UNKNOWN, Terrain.WALL), 20.0
-FRONTIER_SOURCE, GOAL_SOURCE = -7.0, -30.0
+# Where an informed encoder starts: 300 for a step into a wall or the unknown and for one that has
+# failed, 60 for ending at the frontier, 0 for ending at the stairs. This is near to what
+# `MemoryOracle` prefers: a prior.
+SOLID, SOLID_ENTER, INFORMED_WARY = (Terrain.UNKNOWN, Terrain.WALL), 75.0, 75.0
+FRONTIER_SOURCE, GOAL_SOURCE = -17.0, -50.0
 # What a cell's kind adds to its costs learns this many times faster than other weights: costs
 # have to move by tens, and an update of Adam moves a weight by little more than 0.001.
 KIND_SPEED, KIND_GRADIENT = 40.0, 0.02
@@ -224,7 +225,8 @@ class ReachEncoder(EgoEncoder):
             kinds[:fields, Terrain.GOAL] = GOAL_SOURCE / KIND_SPEED
             kinds[fields : 2 * fields, SOLID] = SOLID_ENTER / KIND_SPEED
         self.kinds = nn.Parameter(kinds)
-        self.wary = nn.Parameter(torch.full((fields,), WARY_BIAS / KIND_SPEED))
+        wary = INFORMED_WARY if informed else WARY_BIAS
+        self.wary = nn.Parameter(torch.full((fields,), wary / KIND_SPEED))
         scale = torch.tensor([SOURCE_SCALE, STEP_SCALE, STEP_SCALE])
         self.register_buffer("scale", scale, persistent=False)
         self.next_steps = nn.Linear(fields * (2 * NUM_DIRECTIONS + 1), width)
