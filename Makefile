@@ -3,10 +3,11 @@
 #   make test    environment, then the tests
 #   make lint    ruff and mypy
 #   make bench   all benchmarks, quickly
+#   make results the table of the README: hours; goes on where it was stopped
 # All paths are relative, because make cannot name a target with a space in it.
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format bench clean
+.PHONY: help train test lint format bench results clean
 SHELL := /bin/bash
 
 # A Python that fits: the first of these that runs, unless named (make PYTHON=/path/to/python3).
@@ -33,7 +34,7 @@ $(STAMP): setup.py constraints.txt
 		echo "$(PYTHON) lacks the venv module; on Debian and Ubuntu: apt install python3-venv" >&2; \
 		exit 1; fi
 	"$(PYTHON)" -m venv .venv
-	$(RUN) -m pip install --disable-pip-version-check -e '.[minihack,craftax,ray,dev]' -c constraints.txt
+	$(RUN) -m pip install --disable-pip-version-check -e '.[minihack,craftax,ray,baselines,minari,dev]' -c constraints.txt
 	@touch $(STAMP)
 
 # The environment keeps large allocations; see remdm/allocator.py, which sets this at run time.
@@ -58,6 +59,10 @@ BENCHMARKS := $(filter-out __init__ harness,$(notdir $(basename $(wildcard bench
 bench: $(STAMP)
 	@set -e; for name in $(BENCHMARKS); do \
 		echo "== $$name"; $(RUN) -m benchmarks.$$name --quick; done
+
+# Flags as in: make results ARGS='--seeds 0 --only planner'
+results: $(STAMP)
+	$(RUN) -m benchmarks.minihack_results --out runs/results $(ARGS)
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache
