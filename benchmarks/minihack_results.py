@@ -10,30 +10,15 @@ checkpoints are chosen on validation levels.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from benchmarks.inputs.cells import run_cells
 from benchmarks.inputs.results_cells import cells_of
-from benchmarks.inputs.results_table import Row
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing, then print the table."""
-    return run_cells("The table of the README.", "runs/results", cells_of, headline, argv)
-
-
-def headline(rows: Sequence[Row]) -> dict[str, Any]:
-    """The planner's held-out win rate beside the oracle's."""
-    found = {row.name: row.group_rate("held-out") for row in rows}
-    ours, oracle = found.get("planner"), found.get("memory oracle")
-    return {
-        "name": "minihack_results",
-        "value": ours,
-        "unit": "held-out win rate",
-        "reference": "memory oracle",
-        "reference_value": oracle,
-        "ratio": ours / oracle if ours is not None and oracle else None,
-    }
+    compared = ("planner", "memory oracle")
+    return run_cells("The table of the README.", "runs/results", cells_of, compared, argv)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def run_cells(
     description: str,
     out: str,
     make: Callable[[Path, Sequence[int], int, bool], list[Cell]],
-    headline: Callable[[Sequence[Row]], dict[str, Any]],
+    compared: tuple[str, str],
     argv: Sequence[str] | None,
 ) -> int:
     """Run the cells that are missing, then print the table and one JSON line.
@@ -43,7 +43,7 @@ def run_cells(
         description: Of the program, for `--help`.
         out: Default of `--out`.
         make: Cells of a folder, training seeds, test levels per environment, and whether tiny.
-        headline: The facts of the JSON line.
+        compared: Names of two rows, whose held-out win rates are in the JSON line.
         argv: Words of the command line; those that were typed when None.
 
     Returns:
@@ -67,8 +67,20 @@ def run_cells(
     print(text)
     (folder / "table.md").write_text(text + "\n", encoding="utf-8")
     (folder / "table.json").write_text(json.dumps(to_json(rows), indent=2) + "\n", encoding="utf-8")
-    print(json.dumps({**headline(rows), "machine": machine()}))
+    print(json.dumps({"name": Path(out).name, **_headline(rows, *compared), "machine": machine()}))
     return 0
+
+
+def _headline(rows: Sequence[Row], ours: str, reference: str) -> dict[str, Any]:
+    found = {row.name: row.group_rate("held-out") for row in rows}
+    value, against = found.get(ours), found.get(reference)
+    return {
+        "value": value,
+        "unit": f"held-out win rate of {ours}",
+        "reference": reference,
+        "reference_value": against,
+        "ratio": value / against if value is not None and against else None,
+    }
 
 
 def _parser(description: str, out: str) -> argparse.ArgumentParser:

@@ -1,5 +1,7 @@
 """The teacher: breadth-first search with the agent's own memory of the episode."""
 
+from collections.abc import Callable
+
 import gin
 import numpy as np
 
@@ -26,14 +28,27 @@ class MemoryOracle(Oracle):
         self, observations: dict[str, np.ndarray], plan_horizon: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `Oracle.label`; every observation gets a plan of weight 1."""
-        count = len(observations["position"])
-        plans = np.empty((count, plan_horizon), np.int8)
-        terrain, visited, searched, blocked, position = (
-            _read_only(observations[key]) for key in MAP_KEYS
-        )
-        end = end_token(NUM_ACTIONS)
-        label_maps(terrain, visited, searched, blocked, position, end, plans)
-        return plans, np.ones(count, np.float32)
+        return written_plans(label_maps, observations, plan_horizon)
+
+
+def written_plans(
+    write: Callable[..., None], observations: dict[str, np.ndarray], plan_horizon: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Plans and weights of a compiled function that labels remembered maps.
+
+    Args:
+        write: Takes the arrays of `MAP_KEYS`, the END token, and int8 [T, plan_horizon] to fill.
+        observations: By name [T, ...].
+        plan_horizon: Tokens per plan.
+
+    Returns:
+        See `Oracle.label`; all weights are 1.
+    """
+    count = len(observations["position"])
+    plans = np.empty((count, plan_horizon), np.int8)
+    maps = (_read_only(observations[key]) for key in MAP_KEYS)
+    write(*maps, end_token(NUM_ACTIONS), plans)
+    return plans, np.ones(count, np.float32)
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

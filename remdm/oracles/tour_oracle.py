@@ -3,10 +3,8 @@
 import gin
 import numpy as np
 
-from remdm.maps import NUM_ACTIONS
-from remdm.oracles.memory_oracle import MAP_KEYS, MemoryOracle
+from remdm.oracles.memory_oracle import MemoryOracle, written_plans
 from remdm.oracles.tours import tour_maps
-from remdm.tokens import end_token
 
 
 @gin.configurable(module="remdm")
@@ -25,16 +23,7 @@ class TourOracle(MemoryOracle):
         self, observations: dict[str, np.ndarray], plan_horizon: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `Oracle.label`; every observation gets a tour of weight 1."""
-        count = len(observations["position"])
-        plans = np.empty((count, plan_horizon), np.int8)
-        # Read-only like what is mapped from files, so that there is one kind to compile for.
-        terrain, visited, searched, blocked, position = (
-            np.ascontiguousarray(observations[key]).view() for key in MAP_KEYS
-        )
-        for array in (terrain, visited, searched, blocked, position):
-            array.flags.writeable = False
-        tour_maps(terrain, visited, searched, blocked, position, end_token(NUM_ACTIONS), plans)
-        return plans, np.ones(count, np.float32)
+        return written_plans(tour_maps, observations, plan_horizon)
 
     def plan(
         self, observations: dict[str, np.ndarray], plan_horizon: int, rng: np.random.Generator
