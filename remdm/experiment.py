@@ -276,8 +276,15 @@ class Experiment(SavedRun):
         return self.reduce(means)
 
     def check_data_may_come(self) -> None:
-        """Raises: ValueError: If there is nothing to train on in a run that never collects."""
-        if self.role.alone and self.start_collecting_at_epoch >= self.num_epochs:
+        """See that somebody may still bring something to train on.
+
+        Processes that train together wait for files that one of them does not see yet.
+
+        Raises:
+            ValueError: If this process is alone and never collects.
+        """
+        alone = self.role.alone and self.accelerator.num_processes == 1
+        if alone and self.start_collecting_at_epoch >= self.num_epochs:
             raise ValueError(
                 f"an offline run needs data, and has {self.dataset.get_description()}: "
                 "collect it (remdm collect --out FOLDER) and set Experiment.buffer_dir to it. "

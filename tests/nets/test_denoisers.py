@@ -7,6 +7,7 @@ import torch
 
 from remdm.maps import map_observation_spec
 from remdm.nets.attention import DecoderLayer
+from remdm.nets.causal import CausalEgoDenoiser
 from remdm.nets.denoiser import Denoiser, num_parameters, select_rows
 from remdm.nets.dual_stream import NEVER, DualStreamDenoiser, goal_position
 from remdm.nets.ego import CellEmbedding, EgoDenoiser, EgoEncoder
@@ -22,6 +23,7 @@ SPEC = map_observation_spec(21, 79)
 NETS = {
     "ego": EgoDenoiser,
     "reach": partial(EgoDenoiser, encoder_type=ReachEncoder),
+    "causal": CausalEgoDenoiser,
     "sequence": partial(SequenceDenoiser, num_layers=2),
     "dual_stream": partial(DualStreamDenoiser, num_layers=2),
     "prefix": partial(DualStreamDenoiser, num_layers=2, attention="prefix"),
