@@ -13,7 +13,8 @@ import shlex
 import signal
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,26 @@ WORDS_EVERY_SECONDS = 30.0
 class _ActorJob(Job):
     """A call of `RoleActor.run`."""
 
-    def __init__(self, engine: "RayEngine", name: str, actor: Any, place: Any, run: Any) -> None:
-        self._engine, self.name, self._actor = engine, name, actor
-        self.place, self._run = place, run
+    def __init__(
+        self, engine: "RayEngine", name: str, place: Any, begin: Callable[[], Any]
+    ) -> None:
+        """Args:
+        engine: Who started it.
+        name: Of the actor.
+        place: Where the actor is, once it is there.
+        begin: Makes the call.
+        """
+        self._engine, self.name, self.place, self._begin = engine, name, place, begin
+        self._run: Any = None
         self._code: int | None = None
 
     def code(self) -> int | None:
         """See `Job.code`."""
         ray = self._engine.ray
+        if self._run is None:  # a call to an actor that Ray still starts again would be lost
+            if not ray.wait([self.place], timeout=0)[0]:
+                return None
+            self._run = self._begin()
         if self._code is None and ray.wait([self._run], timeout=0)[0]:
             try:
                 self._code = ray.get(self._run)
@@ -124,17 +137,17 @@ class RayEngine(Engine):
         self.show()
         log.begin(shlex.join(["python", *part.words]))
         actor = self._actor(part, name)
-        place = actor.where.remote()
+        place = actor.where.options(max_task_retries=-1).remote()
         env = {**self._env, **env}
         if self._apart is not None and part.role == "collect":
-            run = actor.collect.remote(part.index, env, self._apart)
-            self._jobs[name] = _ActorJob(self, name, actor, place, run)
-            return self._jobs[name]
-        meeting = None if part.ranks == 1 else place
-        if rank > 0:
-            meeting = self._jobs[part.rank_name(0)].place
-        run = actor.run.remote(part.words, env, self._folder, str(log.path.absolute()), meeting)
-        self._jobs[name] = _ActorJob(self, name, actor, place, run)
+            begin = partial(actor.collect.remote, part.index, env, self._apart)
+        else:
+            meeting = None if part.ranks == 1 else place
+            if rank > 0:
+                meeting = self._jobs[part.rank_name(0)].place
+            path = str(log.path.absolute())
+            begin = partial(actor.run.remote, part.words, env, self._folder, path, meeting)
+        self._jobs[name] = _ActorJob(self, name, place, begin)
         return self._jobs[name]
 
     def _actor(self, part: Part, name: str) -> Any:
