@@ -14,6 +14,7 @@ from remdm.cli import main
 from remdm.cli_runs import open_run
 from remdm.training.checkpoint import list_checkpoints
 from tests.configurables import write
+from tests.test_cli import errors_of
 from tests.tiny_runs import learnt
 
 ROOM = "MiniHack-Room-Random-5x5-v0"
@@ -55,15 +56,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def errors_of(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """What a failing command prints; it must be one message and code 2."""
-    assert main(argv) == 2
-    text = capsys.readouterr().err
-    assert text.startswith("remdm: ")
-    assert "Traceback" not in text
-    return text
 
 
 def evaluated(run: Path, *argv: str) -> dict[str, Any]:

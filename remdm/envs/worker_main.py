@@ -167,6 +167,7 @@ def worker_main(packed_setup: bytes, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
+        # Of this process's own parent, through its pipe.
         worker = EnvWorker(pickle.loads(packed_setup))
     except Exception as error:
         connection.send((False, Failure.of(error)))

@@ -101,7 +101,7 @@ def _begin(packed: bytes) -> None:
     # Ctrl-C reaches the whole process group; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _setup = pickle.loads(packed)
+    _setup = pickle.loads(packed)  # of this process's own parent, through its pipe
     for prefix, (target, names) in _setup.families.items():
         register_env(prefix, target, names)
 
