@@ -243,11 +243,12 @@ class MemoryAugmentation:
         past = None if window.past is None else window.past.copy()
         explored = draw(self.explore_probability)
         explore_anew(observations, explored, self.stitch_share, rng)
-        if past is not None:  # nobody has walked there
-            past[explored] = mask_token(NUM_ACTIONS)
         close(observations, draw(self.close_probability), rng)
         lock(observations, draw(self.lock_probability), rng)
-        exhaust(observations, draw(self.exhaust_probability), self.oracle, rng)
+        exhausted = draw(self.exhaust_probability)
+        exhaust(observations, exhausted, self.oracle, rng)
+        if past is not None:  # nobody has walked to where the agent is now
+            past[explored] = past[exhausted] = mask_token(NUM_ACTIONS)
         for axis in (0, 1):
             mirrored = draw(self.flip_probability)
             mirror(observations, mirrored, axis)

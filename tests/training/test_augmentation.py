@@ -258,10 +258,16 @@ def test_everything_at_once_works_for_a_batch_of_one_and_for_arrays_on_disk(stat
 
 
 @pytest.mark.parametrize(
-    ("name", "axes"), [("explore_probability", None), ("close_probability", ()), ("flip", (0, 1))]
+    ("name", "axes"),
+    [
+        ("explore_probability", None),
+        ("exhaust_probability", None),
+        ("close_probability", ()),
+        ("flip", (0, 1)),
+    ],
 )
 def test_past_actions_are_altered_with_the_memory_they_led_to(batch, name, axes):
-    """Nobody walked in what is explored anew; what is mirrored was walked in the mirror."""
+    """Nobody walked where the agent is put; what is mirrored was walked in the mirror."""
     past = np.tile(np.arange(NUM_ACTIONS + 1, dtype=np.int8), (len(batch.plans), 1))
     if name == "flip":
         name = "flip_probability"
