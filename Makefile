@@ -1,5 +1,5 @@
 # Two steps from a clone to a trained planner: `make` is the first and the last of them.
-#   make train   environment, then ten minutes of training and a table
+#   make train   environment, then a quarter of an hour of training and a table
 #   make test    environment, then the tests
 #   make lint    ruff and mypy
 #   make bench   all benchmarks, quickly

@@ -13,7 +13,7 @@ planner, a single-step head, and the planner under rules of thumb that it has no
 (`remdm/planning_constraints.py`). Ctrl-C stops at the next batch, with a checkpoint, and the same
 command goes on from there.
 
-Time: about ten minutes on two CPU cores (minihack_quick.gin), an hour for the full recipe.
+Time: about a quarter of an hour on two CPU cores (minihack_quick.gin), an hour for the full recipe.
 Needs the extra `minihack`: pip install -e '.[minihack]' -c constraints.txt
 """
 
