@@ -4,7 +4,8 @@ One plan is what an agent makes of one observation: features, encoding, every de
 the sampling between them. Nets are fresh, so their plans are as undecided as plans can be and every
 token in the window takes a net call of its own. `--run runs/minihack_quick` adds the planner of a
 run on states that it meets itself, and makes it the figure of the JSON line. Threads are torch's
-own choice: set OMP_NUM_THREADS to measure one core.
+own choice: set OMP_NUM_THREADS to measure one core. `--device cuda` plans on an accelerator,
+`--compile 1` adds the default planner with compiled denoising calls.
 """
 
 import time
@@ -33,6 +34,11 @@ SPEC = map_observation_spec(21, 79)
 def default_planner() -> BaseAgent:
     """The planner as it is trained by default."""
     return DiffusionPlannerAgent(SPEC, NUM_ACTIONS)
+
+
+def compiled_planner() -> BaseAgent:
+    """The default planner whose denoising calls go through `torch.compile`."""
+    return DiffusionPlannerAgent(SPEC, NUM_ACTIONS, compile_denoise=True)
 
 
 def seed_planner() -> BaseAgent:
@@ -84,11 +90,15 @@ def time_plans(
     agent: BaseAgent, observations: dict[str, np.ndarray], batch: int, seconds: float
 ) -> dict[str, Any]:
     """Plan for `batch` observations again and again; times are milliseconds per call."""
-    generator = torch.Generator().manual_seed(0)
-    tensors = as_tensors(observations, batch)
+    device = next(agent.parameters()).device
+    generator = torch.Generator(device).manual_seed(0)
+    tensors = {name: array.to(device) for name, array in as_tensors(observations, batch).items()}
 
     def plan() -> PlanSample:
-        return agent.plan(tensors, generator)
+        sample = agent.plan(tensors, generator)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return sample
 
     plan()
     times, calls = [], []
@@ -107,14 +117,15 @@ def time_plans(
 
 
 def main() -> None:
-    arguments = options(__doc__, run="")
+    arguments = options(__doc__, run="", device="cpu", compile=0)
     seconds = 0.3 if arguments.quick else 3.0
     batches = BATCHES[:2] if arguments.quick else BATCHES
     observations = make_observations(max(batches))
     rows = []
-    for name, make in AGENTS.items():
+    agents = {**AGENTS, **({"compiled": compiled_planner} if arguments.compile else {})}
+    for name, make in agents.items():
         torch.manual_seed(0)
-        agent = make().eval().requires_grad_(False)
+        agent = make().eval().requires_grad_(False).to(arguments.device)
         for batch in batches:
             result = time_plans(agent, observations, batch, seconds)
             rows.append({"agent": name, "batch": batch, **result})
@@ -122,7 +133,9 @@ def main() -> None:
     if arguments.run:
         ours = "trained"
         planner = open_run(Path(arguments.run), [], []).agents["planner"]
+        planner.to("cpu")
         states = met_states(planner, HELD_OUT_ENVS[-1], max(batches))
+        planner.to(arguments.device)
         for batch in batches:
             result = time_plans(planner, states, batch, seconds)
             rows.append({"agent": ours, "batch": batch, **result})
@@ -133,6 +146,7 @@ def main() -> None:
     line = {
         "name": "plan",
         "agent": ours,
+        "device": arguments.device,
         "value": alone["p50_ms"],
         "unit": "ms per plan alone",
         "reference": "seed's net, readme sampler, alone",

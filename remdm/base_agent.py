@@ -128,7 +128,8 @@ class PlanRequest:
     """A call of `BaseAgent.plan`, made ready for a network.
 
     Attributes:
-        observations: As they were handed in, [N, ...]; more than the network reads.
+        observations: As they were handed in, [N, ...], in the computer's own memory; more than the
+            network reads.
         tensors: What the network reads, on its device.
         count: Number of plans N.
         device: Where the network is.
@@ -199,6 +200,7 @@ class DenoiserAgent(BaseAgent):
         """
         tensors = self.on_device(observations)
         first = tensors[self.observation_keys[0]]
+        observations = on_host(observations)
         request = PlanRequest(
             observations=observations,
             tensors=tensors,
@@ -226,6 +228,12 @@ def as_tensor(value: np.ndarray | Tensor) -> Tensor:
     if not value.flags.writeable or not value.flags.c_contiguous:
         value = value.copy()
     return torch.from_numpy(value)
+
+
+def on_host(observations: Observations) -> Observations:
+    """Arrays that NumPy can read, wherever they were."""
+    tensors = {k: v.cpu() for k, v in observations.items() if isinstance(v, Tensor)}
+    return tensors or observations
 
 
 def check_replan_every(agent: str, replan_every: int, plan_horizon: int) -> None:

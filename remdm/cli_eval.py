@@ -88,6 +88,11 @@ def add_eval_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="measure, too, how likely the planner finds the oracle's plans",
     )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="where nets compute: cpu, cuda, cuda:1; auto is cuda where there is one",
+    )
     add_cap_flag(parser)
     add_run_flags(parser)
     add_env_flags(parser, "those of the run", 200)
@@ -153,15 +158,18 @@ def _play(policy: "Policy", env: str, args: argparse.Namespace) -> "list[EvalRow
 def evaluate(args: argparse.Namespace) -> int:
     """Play levels by the agents of a run and print how often they win, and what that costs."""
     from remdm.cli_runs import open_run
+    from remdm.devices import named_device
     from remdm.envs.making import make_vec_env
     from remdm.evaluation.costs import cost_table, describe, timing_rows
     from remdm.evaluation.suite import evaluate_suite, suite_policies
 
     if args.near is not None and not args.blind:
         raise ValueError("--near says how much --blind leaves in sight; give --blind as well.")
+    device = named_device(args.device)
     run = open_run(
         args.run, args.configs, args.bind, args.wandb_download_dir, args.allow_import, args.raw
     )
+    run.move_to(device)
     groups = chosen_groups(args.envs, args.des, run.groups)
     names = row_names([env for group in groups.values() for env in group])
     policies = _policies(run, args)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from remdm import config
 from remdm.agent import BaseAgent
 from remdm.artifacts import local_folder
@@ -40,6 +42,11 @@ class OpenRun:
     def envs(self) -> list[str]:
         """The environments of all groups."""
         return [env for group in self.groups.values() for env in group]
+
+    def move_to(self, device: torch.device) -> None:
+        """Let the agents compute there."""
+        for agent in self.agents.values():
+            agent.to(device)
 
 
 def oracle_run(name: str) -> OpenRun:

@@ -265,3 +265,12 @@ def test_environment_that_the_agents_do_not_speak_for_is_refused(trained: Path) 
     foreign = dataclasses.replace(run, action_names=("LEFT", "RIGHT"))
     with pytest.raises(ValueError, match=f"cannot play {GRIDWORLD}"):
         cli_eval.playable_sets(foreign, [GRIDWORLD])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("moon", "a device is named"), ("cuda:9", "finds no device 'cuda:9'")]
+)
+def test_a_device_that_is_not_there_is_said_before_anything_is_read(
+    name: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in errors_of(capsys, "eval", "runs/nothing", "--device", name)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from remdm import config
 from remdm.baselines.learner import Learner, Task, features_type
 from remdm.baselines.watch import Watch, load_policy
+from remdm.devices import named_device
 from remdm.distributed.ownership import Ownership, role_folder
 from remdm.envs.contract import EnvKind
 from remdm.envs.making import make_env, make_vec_env
@@ -76,7 +77,7 @@ class Baseline:
             validations: How often the validation levels are played in a training; the weights of
                 the best are what is tested.
             threads: Torch threads.
-            device: "cpu", "cuda", or "auto" for the latter where there is one.
+            device: See `remdm.devices.named_device`.
 
         Raises:
             ValueError: If a value makes no sense, or there is no budget.
@@ -99,7 +100,7 @@ class Baseline:
             settings,
             self._look_at_envs(),
             features_type(encoder),
-            _device(device),
+            named_device(device),
             self.folder.root,
         )
         with torch.random.fork_rng(devices=[]):
@@ -274,12 +275,6 @@ class Baseline:
         envs = self.settings.train_envs, self.settings.heldout_envs
         write_tables(self.folder.report, rows, *envs, title=self.folder.root.name)
         write_curves(self.folder.report, self.folder.metrics)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
 
 
 @contextlib.contextmanager
