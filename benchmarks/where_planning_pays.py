@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import machine, report, show_table
-from benchmarks.inputs.planning_cells import FULL, QUICK, Cell, Plan, Study, all_cells
+from benchmarks.inputs.planning_cells import FULL, QUICK, Cell, Pace, Plan, Study, all_cells
 from benchmarks.inputs.planning_play import (
     Play,
     milliseconds_per_plan,
@@ -89,14 +89,14 @@ class Command:
         self.maps = {study: self.plan.maps(study) for study in self.studies}
         self._timed: dict[Study, dict[str, Any]] = {}
 
-    def file_of(self, cell: Cell, seed: int, replan: int) -> Path:
+    def file_of(self, cell: Cell, seed: int, pace: Pace) -> Path:
         """Where the episodes of a cell lie; another name where anything differs."""
         facts = self.plan.facts_of(cell, seed).read_text()
         asked = json.dumps(
             [facts, self.play.episodes, self.play.temperature, self.maps[cell.study]]
         )
         digest = hashlib.sha256(asked.encode()).hexdigest()[:12]
-        return self.folder / "episodes" / f"{cell.name}-s{seed}-r{replan}-{digest}.json"
+        return self.folder / "episodes" / f"{cell.name}-s{seed}-{pace.stem}-{digest}.json"
 
     def run(self) -> bool:
         """Train and play whatever is missing; seed by seed, so that one is complete early.
@@ -108,20 +108,20 @@ class Command:
             for cell in self.cells:
                 if not self.plan.train(cell, seed):
                     return False
-                missing = [r for r in cell.replans if not self.file_of(cell, seed, r).is_file()]
+                missing = [p for p in cell.paces if not self.file_of(cell, seed, p).is_file()]
                 if missing:
                     self.play_cell(cell, seed, missing)
         return True
 
-    def play_cell(self, cell: Cell, seed: int, replans: Sequence[int]) -> None:
+    def play_cell(self, cell: Cell, seed: int, paces: Sequence[Pace]) -> None:
         """Play a trained cell and write down what came of it."""
         agent = self.plan.agent(cell, seed)
         maps = [env for envs in self.maps[cell.study].values() for env in envs]
-        for replan in replans:
-            found = played(agent, maps, replan, self.play, seed)
+        for pace in paces:
+            found = played(agent, maps, pace, self.play, seed)
             states = self.timed(cell.study)
-            spent = milliseconds_per_plan(agent, states, replan, self.play.temperature)
-            write_json(self.file_of(cell, seed, replan), {"maps": found, "ms_per_plan": spent})
+            spent = milliseconds_per_plan(agent, states, pace, self.play.temperature)
+            write_json(self.file_of(cell, seed, pace), {"maps": found, "ms_per_plan": spent})
 
     def timed(self, study: Study) -> dict[str, Any]:
         """States of the held-out maps whose plans are timed."""
@@ -129,28 +129,28 @@ class Command:
             self._timed[study] = states_on_the_way(self.maps[study]["held-out"], self.states)
         return self._timed[study]
 
-    def measured(self, cell: Cell, replan: int) -> dict[str, Any]:
+    def measured(self, cell: Cell, pace: Pace) -> dict[str, Any]:
         """What a cell played, over all seeds; see `planning_tables.Measured`."""
-        files = [self.file_of(cell, seed, replan) for seed in self.seeds]
+        files = [self.file_of(cell, seed, pace) for seed in self.seeds]
         found = [json.loads(file.read_text()) for file in files]
         return {
             "cell": cell.name,
             "labels": cell.labels,
             "agent": cell.agent,
-            "replan": replan,
+            "replan": str(pace),
             "ms_per_plan": sum(one["ms_per_plan"] for one in found) / len(found),
             "maps": [one["maps"] for one in found],
         }
 
     def rows(self) -> dict[Study, list[dict[str, Any]]]:
         """The table of each study."""
-        heads = {c.name: self.measured(c, 1) for c in self.cells if c.agent == "head"}
+        heads = {c.name: self.measured(c, c.paces[0]) for c in self.cells if c.agent == "head"}
         return {
             study: [
-                row_of(self.measured(cell, replan), heads.get(cell.head), self.maps[study])
+                row_of(self.measured(cell, pace), heads.get(cell.head), self.maps[study])
                 for cell in self.cells
                 if cell.study == study
-                for replan in cell.replans
+                for pace in cell.paces
             ]
             for study in self.studies
         }

@@ -56,6 +56,7 @@ def test_cells_are_trained_and_played_once_and_compared_with_their_heads(tmp_pat
     labels = [row["labels, agent / replan"] for row in rows]
     planners = ("tours diffusion", "rollout autoregressive")
     wanted = ["offline head / 1", *(f"{name} / {k}" for name in planners for k in (1, 4, 8))]
+    wanted.append("tours diffusion / 3, gamma 1")
     assert sorted(labels) == sorted(wanted)
     # The head of cut plans and tours was not among the cells, the other one was.
     compared = {
@@ -108,7 +109,7 @@ def measured(cell: str, agent: str, b: str, c: str, nfe: float) -> dict:
         "cell": cell,
         "labels": "cut",
         "agent": agent,
-        "replan": 4,
+        "replan": "4",
         "ms_per_plan": 3.0,
         "maps": maps,
     }

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from remdm import cli, config
 from remdm.base_agent import BaseAgent
@@ -23,6 +24,27 @@ CONTROL = "offline"  # there only to tell labels from data, so that it needs no 
 NEVER = 1_000_000  # an epoch that no run reaches
 
 
+class Pace(NamedTuple):
+    """How a plan is written and how much of it is played.
+
+    Attributes:
+        replan: Actions of a plan before the next one.
+        gamma: Entropy that one net call of a diffusion planner may decide at once; the preset's
+            (0.3) where None, and the more the fewer calls.
+    """
+
+    replan: int
+    gamma: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.replan}" if self.gamma is None else f"{self.replan}, gamma {self.gamma:g}"
+
+    @property
+    def stem(self) -> str:
+        """Part of a file's name."""
+        return f"r{self.replan}" if self.gamma is None else f"r{self.replan}-g{self.gamma:g}"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Study:
     """Maps, and the labels that make sense on them.
@@ -32,6 +54,7 @@ class Study:
         recipe: Config file of its runs.
         plan_horizon: Tokens per plan; the recipe has the same.
         replans: Actions of a plan before the next one, each of which is evaluated.
+        hasty: Paces of the diffusion planner that decide more tokens in a call.
         labels: Kinds of labels, and for each the kind from which its head learns. Where two kinds
             have the same first actions, their heads are one and the same.
     """
@@ -40,6 +63,7 @@ class Study:
     recipe: str
     plan_horizon: int
     replans: tuple[int, ...]
+    hasty: tuple[Pace, ...]
     labels: dict[str, str]
 
 
@@ -68,19 +92,31 @@ class Cell:
         return f"{self.study.name}-{self.study.labels[self.labels]}-{HEAD}"
 
     @property
-    def replans(self) -> tuple[int, ...]:
-        """How often it plans; a head plans at every step."""
-        return (1,) if self.agent == HEAD else self.study.replans
+    def paces(self) -> tuple[Pace, ...]:
+        """How it is played; a head plans at every step."""
+        if self.agent == HEAD:
+            return (Pace(1),)
+        usual = tuple(Pace(replan) for replan in self.study.replans)
+        return usual + self.study.hasty if self.agent == "diffusion" else usual
 
 
 EXPLORE_LABELS = {"cut": "cut", "tours": "cut", "offline": "offline", "rollout": "offline"}
+# Chosen on validation levels; docs/where_planning_pays.md.
+HASTY = (Pace(3, 1.0), Pace(4, 1.0))
 FULL = (
-    Study("explore", "minihack_where_planning_pays", 16, (1, 4, 16), EXPLORE_LABELS),
-    Study("mapped", "minihack_where_planning_pays_mapped", 64, (1, 4, 16, 64), {"whole": "whole"}),
+    Study("explore", "minihack_where_planning_pays", 16, (1, 4, 16), HASTY, EXPLORE_LABELS),
+    Study(
+        "mapped",
+        "minihack_where_planning_pays_mapped",
+        64,
+        (1, 4, 16, 64),
+        HASTY,
+        {"whole": "whole"},
+    ),
 )
 QUICK = (
-    Study("explore", "gridworld", 8, (1, 4, 8), EXPLORE_LABELS),
-    Study("mapped", "gridworld", 8, (1, 4, 8), {"whole": "whole"}),
+    Study("explore", "gridworld", 8, (1, 4, 8), HASTY[:1], EXPLORE_LABELS),
+    Study("mapped", "gridworld", 8, (1, 4, 8), HASTY[:1], {"whole": "whole"}),
 )
 # What makes `gridworld.gin` a run of seconds; in its lit rooms the whole plan is known as well.
 QUICK_BINDINGS = {

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.inputs.planning_cells import Pace
 from remdm.agent import DiffusionPlannerAgent
 from remdm.autoregressive_agent import AutoregressiveAgent
 from remdm.base_agent import BaseAgent
@@ -37,8 +38,8 @@ class Play:
     temperature: float
 
 
-def tuned(agent: BaseAgent, replan_every: int, temperature: float) -> BaseAgent:
-    """The same weights at a temperature, planning so often.
+def tuned(agent: BaseAgent, pace: Pace, temperature: float) -> BaseAgent:
+    """The same weights at a temperature and a pace.
 
     Raises:
         TypeError: If the agent is of another kind.
@@ -46,25 +47,27 @@ def tuned(agent: BaseAgent, replan_every: int, temperature: float) -> BaseAgent:
     other = copy.copy(agent)  # shares all weights
     if isinstance(other, DiffusionPlannerAgent):
         knobs = {"temperature": temperature}
+        if pace.gamma is not None:
+            knobs["gamma"] = pace.gamma
         other.sampler = make_sampler("default", other.num_actions, knobs)
     elif isinstance(other, (AutoregressiveAgent, PolicyAgent)):
         other.temperature = temperature
     else:
         raise TypeError(f"a diffusion planner, its twin or a head was expected, got {agent!r}")
     if isinstance(other, (DiffusionPlannerAgent, AutoregressiveAgent)):
-        other.replans_after(replan_every)
+        other.replans_after(pace.replan)
     return other
 
 
 def played(
-    agent: BaseAgent, maps: Sequence[str], replan_every: int, play: Play, seed: int
+    agent: BaseAgent, maps: Sequence[str], pace: Pace, play: Play, seed: int
 ) -> dict[str, Any]:
     """Play all maps.
 
     Args:
         agent: Of a trained cell.
         maps: Environment ids.
-        replan_every: Actions of a plan before the next.
+        pace: How plans are written, and how much of one is played.
         play: How.
         seed: Of the training; the sampler's chance follows from it.
 
@@ -72,9 +75,9 @@ def played(
         By map `won` (text of 0 and 1 in order of level seeds), `steps` (of each episode), `plans`
         and `nfe` (sums), as JSON has them.
     """
-    agent = tuned(agent, replan_every, play.temperature)
-    chance = torch_generator(seed, "planning", replan_every)
-    policy = AgentPolicy(agent, chance, replan_every=replan_every)
+    agent = tuned(agent, pace, play.temperature)
+    chance = torch_generator(seed, "planning", pace.replan)
+    policy = AgentPolicy(agent, chance, replan_every=pace.replan)
     found = evaluate_policy(
         policy,
         maps,
@@ -128,10 +131,10 @@ def states_on_the_way(maps: Sequence[str], count: int) -> dict[str, np.ndarray]:
 
 
 def milliseconds_per_plan(
-    agent: BaseAgent, states: dict[str, np.ndarray], replan_every: int, temperature: float
+    agent: BaseAgent, states: dict[str, np.ndarray], pace: Pace, temperature: float
 ) -> float:
     """Mean time of a plan made alone; the best of some equal tries for each state counts."""
-    agent = tuned(agent, replan_every, temperature)
+    agent = tuned(agent, pace, temperature)
     spent = []
     for row in range(len(states["position"])):
         seen = {name: torch.from_numpy(array[row : row + 1]) for name, array in states.items()}

@@ -108,7 +108,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[st
     columns = ("labels", "agent", "replan", *groups, "steps won", "calls/step", "ms/step")
     lines = _header((*columns, "minus head, held-out", "p"), left=2)
     for row in rows:
-        cells = [row["labels"], row["agent"], str(row["replan"])]
+        cells = [row["labels"], row["agent"], row["replan"]]
         cells += [_interval(row[g], row[f"{g} low"], row[f"{g} high"]) for g in groups]
         cells += [format_steps(row["steps won"]), f"{row['calls/step']:.2f}"]
         cells.append(f"{row['ms/step']:.2f}")
@@ -125,7 +125,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[st
     lines += ["", *_header(("labels", "agent", "replan", *map(short_env_name, envs)), left=2)]
     for row in rows:
         by_map = [row["by map"][env] for env in envs]
-        cells = [row["labels"], row["agent"], str(row["replan"])]
+        cells = [row["labels"], row["agent"], row["replan"]]
         cells += [f"{m['win_rate']:.2f} / {format_steps(m['steps_won'])}" for m in by_map]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
