@@ -26,6 +26,7 @@ from remdm.base_agent import Observations as Observations
 from remdm.conditioning import (
     check_anchor,
     check_conditioning,
+    dropped,
     hazards,
     joined,
     usable_start,
@@ -42,6 +43,7 @@ from remdm.diffusion import (
     plan_nelbo,
 )
 from remdm.diffusion.candidates import best_of
+from remdm.diffusion.classes import end_class, tokens_to_classes
 from remdm.diffusion.corruption import Corruption, nelbo_masking
 from remdm.diffusion.guidance import Guidance
 from remdm.diffusion.interface import Denoise, NonFiniteLogitsError
@@ -50,11 +52,11 @@ from remdm.diffusion.warm_start import WarmStart
 from remdm.maps import ArraySpec, history_spec
 from remdm.nets.autocast import InferencePrecision
 from remdm.nets.compiled import CompiledDenoise
-from remdm.nets.denoiser import OFFSET_KEY, Context, Denoiser
+from remdm.nets.denoiser import OFFSET_KEY, Denoiser
 from remdm.nets.diagnosis import first_fault
 from remdm.nets.ego import EgoDenoiser
+from remdm.outputs import Outputs
 from remdm.plan_denoiser import PlanDenoiser as PlanDenoiser
-from remdm.ranks import Ranks
 from remdm.soft_targets import LOGITS_KEY, check_soft_targets, soft_target_loss
 from remdm.tokens import mask_token
 
@@ -184,8 +186,8 @@ class DiffusionPlannerAgent(DenoiserAgent):
         check_replan_every("DiffusionPlannerAgent", replan_every, self.plan_horizon)
         self.replan_every = replan_every
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy on masked tokens of several corrupted draws per label; see `BaseAgent`.
+    def outputs(self, batch: Batch, generator: torch.Generator) -> Outputs:
+        """Several corrupted draws of each label, and what the net says; see `DenoiserAgent`.
 
         Raises:
             ValueError: If an aligned agent gets a batch without past actions.
@@ -200,23 +202,26 @@ class DiffusionPlannerAgent(DenoiserAgent):
         context = self.denoiser.encode(observations)
         shown = context
         if self.condition_dropout:
-            shown = self._dropped(context, generator, batch.ranks)
+            shown = dropped(context, self.condition_dropout, generator, batch.ranks)
         tokens, time, hidden = corrupted.tokens, corrupted.time, corrupted.masked
         logits = self.denoiser.denoise_hidden(shown, tokens, time, hidden)
-        loss, metrics = self.masked_loss(logits, plans, corrupted, batch.weights, batch.ranks)
+        logits = logits.reshape(*hidden.shape, logits.shape[-1])
+        classes = tokens_to_classes(plans, self.num_actions)
+        real = hidden & ((classes == end_class(self.num_actions)).cumsum(-1) <= 1)
+        return Outputs(observations, context, tokens, time, logits, plans, classes, real, corrupted)
+
+    def token_loss(self, batch: Batch, outputs: Outputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy on masked tokens, by `MaskedLoss`; see `DenoiserAgent`."""
+        logits, corrupted = outputs.logits, outputs.corrupted
+        assert corrupted is not None
+        loss, metrics = self.masked_loss(
+            logits, outputs.plans, corrupted, batch.weights, batch.ranks
+        )
         if self.soft_target_weight:
             draws = corrupted.full_draws or len(corrupted.masked)
-            hidden = corrupted.masked[:draws, :, 0]
-            first = logits.reshape(*corrupted.masked.shape, -1)[:draws, :, 0]
-            soft = soft_target_loss(first, batch, hidden)
+            soft = soft_target_loss(logits[:draws, :, 0], batch, corrupted.masked[:draws, :, 0])
             loss = loss + self.soft_target_weight * soft
             metrics["soft_target_loss"] = soft.detach()
-        others = self.denoiser.auxiliary_loss(
-            context, observations, batch.plans, batch.weights, batch.ranks
-        )
-        for name, value in others.items():
-            loss = loss + value
-            metrics[name] = value.detach()
         return loss, metrics
 
     @torch.inference_mode()
@@ -250,13 +255,6 @@ class DiffusionPlannerAgent(DenoiserAgent):
         return with_past(
             batch.plans, batch.past, self.aligned_share, generator, self.num_actions, batch.ranks
         )
-
-    def _dropped(self, context: Context, generator: torch.Generator, ranks: Ranks) -> Context:
-        """The encoding, zero for a random share of the states."""
-        count = ranks.whole(len(context[0]))
-        draws = torch.rand(count, generator=generator, device=generator.device)
-        kept = (ranks.own(draws) >= self.condition_dropout).to(context[0].device)
-        return tuple(part * kept.view(-1, *[1] * (part.ndim - 1)).to(part) for part in context)
 
     def write_plans(self, request: PlanRequest, generator: torch.Generator) -> PlanSample:
         """See `BaseAgent.plan`.

@@ -26,6 +26,7 @@ from remdm.nets.autocast import InferencePrecision
 from remdm.nets.causal import CausalEgoDenoiser, TokenByToken, moved_right
 from remdm.nets.cross_denoiser import CrossDenoiser
 from remdm.nets.diagnosis import first_fault
+from remdm.outputs import Outputs
 from remdm.tokens import end_token, mask_token
 
 # Actions that ask for a direction, which then comes along (see `PlanVecEnv.execute`).
@@ -98,14 +99,28 @@ class AutoregressiveAgent(DenoiserAgent):
         check_replan_every("AutoregressiveAgent", replan_every, self.plan_horizon)
         self.replan_every = replan_every
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted cross-entropy of all tokens up to and including the first END."""
+    def outputs(self, batch: Batch, generator: torch.Generator) -> Outputs:
+        """All tokens of the labels, each given those before it; see `DenoiserAgent`."""
         observations = self.on_device(batch.observations)
         context = self.denoiser.encode(observations)
-        logits = self.denoiser.denoise(context, moved_right(batch.plans, self.num_actions))
+        tokens = moved_right(batch.plans, self.num_actions)
+        logits = self.denoiser.denoise(context, tokens)[None]
         tail = (batch.plans == end_token(self.num_actions)).cumsum(-1) > 1
-        scored = ~tail & (batch.weights > 0)[:, None]
         classes = tokens_to_classes(batch.plans, self.num_actions)
+        plans = batch.plans
+        return Outputs(
+            observations, context, tokens[None], None, logits, plans, classes, ~tail[None]
+        )
+
+    def answer(self, outputs: Outputs) -> Tensor:
+        """See `DenoiserAgent.answer`."""
+        context = self.denoiser.encode(outputs.observations)
+        return self.denoiser.denoise(context, outputs.tokens[0])[None]
+
+    def token_loss(self, batch: Batch, outputs: Outputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted cross-entropy of all tokens up to and including the first END."""
+        logits, classes = outputs.logits[0], outputs.classes
+        scored = outputs.real[0] & (batch.weights > 0)[:, None]
         nats = token_cross_entropy(logits.float().log_softmax(-1)[None], classes, scored[None])[0]
         correct = (logits.detach().argmax(-1) == classes) & scored
         used = scored[:, 0]
@@ -118,14 +133,7 @@ class AutoregressiveAgent(DenoiserAgent):
         counts = batch.ranks.means(weighed, *(count.float() for _, count in sums.values()))
         total, *rest = (torch.where(count == 0, 1.0, count) for count in counts)
         metrics = {name: s[0] / n for (name, s), n in zip(sums.items(), rest, strict=True)}
-        loss = (nats.sum(-1) * batch.weights).sum() / total
-        extra = self.denoiser.auxiliary_loss(
-            context, observations, batch.plans, batch.weights, batch.ranks
-        )
-        for name, value in extra.items():
-            loss = loss + value
-            metrics[name] = value.detach()
-        return loss, metrics
+        return (nats.sum(-1) * batch.weights).sum() / total, metrics
 
     def write_plans(self, request: PlanRequest, generator: torch.Generator) -> PlanSample:
         """Token after token, until each plan has ended or as many are drawn as will be executed.

@@ -14,6 +14,7 @@ from remdm.maps import HISTORY_PREFIX
 from remdm.nets.autocast import InferencePrecision
 from remdm.nets.denoiser import Denoiser
 from remdm.nets.threads import on_one_thread
+from remdm.outputs import Outputs
 from remdm.planning_constraints import allowed_first_actions, heat
 
 Observations = dict[str, np.ndarray] | dict[str, Tensor]
@@ -180,6 +181,35 @@ class DenoiserAgent(BaseAgent):
 
     denoiser: Denoiser
     autocast_inference: str
+
+    @abstractmethod
+    def outputs(self, batch: Batch, generator: torch.Generator) -> Outputs:
+        """Ask the network about the labels of a batch; see `BaseAgent.loss`."""
+
+    @abstractmethod
+    def token_loss(self, batch: Batch, outputs: Outputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the answers cost, a scalar, and detached scalars to log."""
+
+    def answer(self, outputs: Outputs) -> Tensor:
+        """What this agent's network says to the same questions, of the shape of the logits."""
+        context = self.denoiser.encode(outputs.observations)
+        logits = self.denoiser.denoise(context, outputs.tokens, outputs.time)
+        return logits[..., : outputs.logits.shape[-1]].reshape(outputs.logits.shape)
+
+    def own_loss(self, batch: Batch, outputs: Outputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """`token_loss`, and what the network learns beside it; as `BaseAgent.loss` returns it."""
+        loss, metrics = self.token_loss(batch, outputs)
+        others = self.denoiser.auxiliary_loss(
+            outputs.context, outputs.observations, batch.plans, batch.weights, batch.ranks
+        )
+        for name, value in others.items():
+            loss = loss + value
+            metrics[name] = value.detach()
+        return loss, metrics
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `BaseAgent.loss`; `remdm.training.objectives` puts other losses beside it."""
+        return self.own_loss(batch, self.outputs(batch, generator))
 
     @on_one_thread
     @torch.inference_mode()

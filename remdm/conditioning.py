@@ -10,8 +10,9 @@ from remdm.anchors import ANCHORS, after_prefix, behind_prefix
 from remdm.base_agent import Observations, as_tensor
 from remdm.diffusion.interface import Implausible, PlanSample
 from remdm.maps import NUM_ACTIONS, ArraySpec
-from remdm.nets.denoiser import OFFSET_KEY
+from remdm.nets.denoiser import OFFSET_KEY, Context
 from remdm.planning_constraints import hazardous_moves
+from remdm.ranks import Ranks
 from remdm.registry import unknown_name_message
 from remdm.tokens import end_token, mask_token
 
@@ -163,3 +164,11 @@ def hazards(
         return after_prefix(hazardous_moves(map_known, place, coming), begun, False)
 
     return implausible
+
+
+def dropped(context: Context, share: float, generator: torch.Generator, ranks: Ranks) -> Context:
+    """An encoding, zero for a random `share` of the states."""
+    count = ranks.whole(len(context[0]))
+    draws = torch.rand(count, generator=generator, device=generator.device)
+    kept = (ranks.own(draws) >= share).to(context[0].device)
+    return tuple(part * kept.view(-1, *[1] * (part.ndim - 1)).to(part) for part in context)

@@ -19,6 +19,7 @@ from remdm.nets.autocast import InferencePrecision
 from remdm.nets.denoiser import Context, Denoiser
 from remdm.nets.diagnosis import first_fault
 from remdm.nets.ego import EgoDenoiser
+from remdm.outputs import Outputs
 from remdm.planning_constraints import door_directions
 from remdm.soft_targets import LOGITS_KEY, check_soft_targets, soft_target_loss
 from remdm.tokens import end_token, mask_token
@@ -100,14 +101,21 @@ class PolicyAgent(DenoiserAgent):
         logits = self.denoiser.denoise(context, query, 1.0)
         return logits[:, 0, : self.num_actions], context
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted cross-entropy of the labels' first actions, where there is one."""
+    def outputs(self, batch: Batch, generator: torch.Generator) -> Outputs:
+        """The one question of every state; see `DenoiserAgent`."""
         observations = self.on_device(batch.observations)
         logits, context = self.action_logits(observations)
-        actions = batch.plans[:, 0]
-        real = actions < self.num_actions
+        actions = batch.plans[:, :1]
+        query = torch.full_like(actions, mask_token(self.num_actions))[None]
+        real = (actions < self.num_actions)[None]
+        logits = logits[None, :, None]
+        return Outputs(observations, context, query, 1.0, logits, actions, actions, real)
+
+    def token_loss(self, batch: Batch, outputs: Outputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted cross-entropy of the labels' first actions, where there is one."""
+        logits, real = outputs.logits[0, :, 0], outputs.real[0, :, 0]
         weights = batch.weights * real
-        target = actions.clamp(max=self.num_actions - 1)
+        target = outputs.classes[:, 0].clamp(max=self.num_actions - 1)
         token_loss = F.cross_entropy(
             logits, target, reduction="none", label_smoothing=self.label_smoothing
         )
@@ -123,12 +131,6 @@ class PolicyAgent(DenoiserAgent):
             soft = soft_target_loss(logits, batch, real)
             loss = loss + self.soft_target_weight * soft
             metrics["soft_target_loss"] = soft.detach()
-        others = self.denoiser.auxiliary_loss(
-            context, observations, batch.plans, batch.weights, batch.ranks
-        )
-        for name, value in others.items():
-            loss = loss + value
-            metrics[name] = value.detach()
         return loss, metrics
 
     def write_plans(self, request: PlanRequest, generator: torch.Generator) -> PlanSample:

@@ -120,6 +120,17 @@ def test_own_step_refuses_a_teacher_that_does_not_win(folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_own_objective_is_minimised_beside_the_agents_own(folder: Path) -> None:
+    done = run_program(example("06_custom_objective"), folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert "turns in a plan; its teacher's have" in done.stdout
+    run = folder / "runs" / "custom_objective"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert any("train/planner/turning/loss" in line for line in lines)
+    assert "Experiment.objectives = (@OwnLoss, (@turning, 1.0))" in (run / "config.gin").read_text()
+
+
+@pytest.mark.slow
 def test_maze_paths_are_learnt_by_both_nets_and_counted(folder: Path) -> None:
     flags = ["--mazes", "300", "--updates", "3", "--held_out", "40", "--json", "rows.json"]
     done = run_script(example("03_maze_paths"), *flags, folder=folder)

@@ -333,14 +333,26 @@ class DualStreamDenoiser(Denoiser):
         weights: Tensor,
         ranks: Ranks = ALONE,
     ) -> dict[str, Tensor]:
-        """Weighted squared error of the guessed stairs, on states where they are in view."""
+        """`goal_error`, weighted."""
         if self.global_stream is None or not self.goal_loss_weight:
             return {}
+        error = self.goal_error(context, observations, ranks)
+        return {"goal_loss": self.goal_loss_weight * error}
+
+    def goal_error(
+        self, context: Context, observations: dict[str, Tensor], ranks: Ranks = ALONE
+    ) -> Tensor:
+        """Mean squared error of the guessed stairs, over the states where they are in view.
+
+        Args:
+            context: From `encode`, of a net with a global stream.
+            observations: What it was made of.
+            ranks: See `auxiliary_loss`.
+        """
         target, visible = goal_position(observations["glyphs"], self.goal_glyph)
         error = (context[-1].float() - target).square().mean(1) * visible
         (seen,) = ranks.means(visible.sum())
-        count = torch.where(seen == 0, 1.0, seen)
-        return {"goal_loss": self.goal_loss_weight * error.sum() / count}
+        return error.sum() / torch.where(seen == 0, 1.0, seen)
 
 
 def _repeated(ready: Tensor, plan: Tensor) -> Tensor:

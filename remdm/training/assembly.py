@@ -31,9 +31,10 @@ from remdm.maps import ArraySpec
 from remdm.training.allotment import allot_actors, level_caps
 from remdm.training.base_collector import BaseCollector
 from remdm.training.collecting import make_collector, make_curriculum
-from remdm.training.comfort_settings import MAY_CHANGE, ComfortSettings
+from remdm.training.comfort_settings import MAY_CHANGE
 from remdm.training.frames import Budget
 from remdm.training.interrupt import StopRequest
+from remdm.training.objective_settings import ObjectiveSettings
 from remdm.training.progress import Progress, ProgressBar
 from remdm.training.roles import BOTH, Role
 from remdm.training.run_folder import RunFolder
@@ -44,7 +45,7 @@ from remdm.training.trainer import AgentTrainer, OptimiserSettings
 PLANNER, BASELINE = "planner", "single_step"
 
 
-class AssembledRun(ComfortSettings):
+class AssembledRun(ObjectiveSettings):
     """The parts of an experiment. Each `init_` method makes some, and can be overridden.
 
     Attributes:
@@ -220,8 +221,16 @@ class AssembledRun(ComfortSettings):
         )
         agents = self.make_agents(self.kind.observation_spec, self.kind.num_actions)
         trains = self.role.learns
+        objectives = {PLANNER: self.objectives, BASELINE: self.baseline_objectives}
         self.trainers = {
-            name: AgentTrainer(name, agent, self.make_accelerator(), settings, trains=trains)
+            name: AgentTrainer(
+                name,
+                agent,
+                self.make_accelerator(),
+                settings,
+                trains=trains,
+                objectives=objectives[name],
+            )
             for name, agent in agents.items()
         }
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from remdm.training.checkpoint import (
     save_weights,
 )
 from remdm.training.compiled_loss import CompiledLoss
+from remdm.training.objectives import Objectives
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,8 @@ class AgentTrainer:
     Attributes:
         name: Name of the agent in files, metrics and tables.
         agent: The agent that is trained.
-        model: The agent as accelerate wraps it; call this one to train.
+        model: The agent, or its objectives, as accelerate wraps it; call this one to train.
+        objectives: What is minimised beside, or in place of, the agent's own loss; None for that.
         policy: The agent that acts. Its weights stay as they are until `publish`.
         updates: Updates of the weights so far.
     """
@@ -91,6 +94,7 @@ class AgentTrainer:
         settings: OptimiserSettings,
         *,
         trains: bool = True,
+        objectives: Sequence[Any] | None = None,
     ) -> None:
         """Args:
         name: See above.
@@ -99,6 +103,8 @@ class AgentTrainer:
             one, since it counts batches and scales losses.
         settings: See `OptimiserSettings`.
         trains: Whether it will; otherwise there is only what acts, which is made much faster.
+        objectives: What it minimises; see `remdm.training.objectives.Objectives`. The agent's
+            own loss when None.
         """
         self.name = name
         self.settings = settings
@@ -106,6 +112,7 @@ class AgentTrainer:
         self.agent = agent.to(accelerator.device)
         self.policy = copy.deepcopy(self.agent).eval().requires_grad_(False)
         self.updates = 0
+        self.objectives = None if objectives is None else Objectives(self.agent, objectives)
         if trains:
             self._prepare(settings)
 
@@ -119,13 +126,26 @@ class AgentTrainer:
         # Fused steps leave out overflows by themselves, and accelerate then takes them for done.
         fused = self.accelerator.scaler is None
         optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
-        trained = CompiledLoss(self.agent) if settings.compile_model else self.agent
+        trained: torch.nn.Module = self.objectives or self.agent
+        if settings.compile_model and self.objectives is None:
+            trained = CompiledLoss(self.agent)
+        elif settings.compile_model:
+            warnings.warn(
+                "Experiment.compile_model compiles the agent's own loss alone, so training with "
+                "Experiment.objectives runs uncompiled",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         self.model, self.optimiser = self.accelerator.prepare(trained, optimiser)
         self._first = [p.detach().clone() for p in parameters]
         self.ema = EMA(self.agent, decay=settings.ema_decay)
+        if self.objectives is not None:
+            self.objectives.attach(self)
 
     def accumulate(self) -> AbstractContextManager[Any]:
         """The context of one batch: its forward pass, and `update`."""
+        if self.objectives is not None:
+            self.objectives.step = self.updates
         context: AbstractContextManager[Any] = self.accelerator.accumulate(self.model)
         return context
 

@@ -6,6 +6,7 @@ which comes to grief.
 """
 
 import contextlib
+import copy
 import json
 import os
 import signal
@@ -34,6 +35,7 @@ from remdm.policy_agent import PolicyAgent
 from remdm.ranks import Ranks
 from remdm.soft_targets import LOGITS_KEY
 from remdm.tokens import end_token, mask_token
+from remdm.training.objectives import KL, CloningLoss, GoalLoss, Objectives, OwnLoss
 from remdm.training.trainer import AgentTrainer
 from tests.nets.states import random_states, tensors
 from tests.tiny_runs import BINDINGS, started, tiny_bindings
@@ -117,7 +119,27 @@ LOSSES: dict[str, tuple[Callable[..., BaseAgent], dict[str, Any]]] = {
     "no goal": (DiffusionPlannerAgent, {"denoiser_type": partial(small, goal_loss_weight=0.0)}),
     "single step": (PolicyAgent, {"soft_target_weight": 0.7}),
     "single step of few": (PolicyAgent, {}),
+    "objectives": (DiffusionPlannerAgent, {"denoiser_type": small}),
+    "objectives of few": (PolicyAgent, {}),
 }
+
+
+class KLToNoise(KL):
+    """Divergence from the agent as it was before its head was drawn anew."""
+
+    name = "kl"
+
+    def __init__(self, agent: BaseAgent) -> None:
+        self.reference = copy.deepcopy(agent)
+        torch.nn.init.normal_(self.reference.denoiser.head.weight, std=0.3)
+
+
+def with_objectives(name: str, agent: BaseAgent) -> torch.nn.Module:
+    """The agent, with all the objectives that fit it where its name says so."""
+    if "objectives" not in name:
+        return agent
+    more = () if isinstance(agent, PolicyAgent) else ((GoalLoss, 0.3),)
+    return Objectives(agent, (OwnLoss, (CloningLoss, 0.5), (KLToNoise(agent), 2.0), *more))
 
 
 def whole_batch(last_counts: bool) -> Batch:
@@ -176,9 +198,10 @@ def compare_losses(accelerator: Accelerator) -> dict[str, list[str]]:
         agent = kind(map_observation_spec(21, 79), NUM_ACTIONS, plan_horizon=HORIZON, **options)
         torch.nn.init.normal_(agent.denoiser.head.weight, std=0.5)
         batch = whole_batch(last_counts="few" in name)
-        alone = followed(agent, agent, batch)
+        model = with_objectives(name, agent)
+        alone = followed(agent, model, batch)
         alone = {key: value.clone() for key, value in alone.items()}
-        together = followed(agent, accelerator.prepare_model(agent), part(batch, ranks))
+        together = followed(agent, accelerator.prepare_model(model), part(batch, ranks))
         for key in [key for key in together if not key.startswith("gradient")]:
             (together[key],) = ranks.means(together[key])
         wrong[name] = [
