@@ -180,7 +180,8 @@ class Experiment(SavedRun):
             self.read_latest_policy()
         warm = self.oracle_acts_alone(progress.epoch)
         agent = None if warm else self.policy
-        beta = 1.0 if warm else self.beta_schedule(progress.epoch / self.num_epochs)
+        share = self.collector.progress = progress.epoch / self.num_epochs
+        beta = 1.0 if warm else self.beta_schedule(share)
         began, before = time.monotonic(), stats.env_steps
         target = self.steps_to_collect(before) if steps is None else before + steps
         self.buffer.policy_version = self.acting_updates

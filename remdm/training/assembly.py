@@ -30,7 +30,7 @@ from remdm.envs.sync import check_same_kind
 from remdm.maps import ArraySpec
 from remdm.training.allotment import allot_actors, level_caps
 from remdm.training.base_collector import BaseCollector
-from remdm.training.collecting import make_collector, make_curriculum
+from remdm.training.collecting import make_collector, make_curriculum, make_exploration
 from remdm.training.comfort_settings import MAY_CHANGE
 from remdm.training.frames import Budget
 from remdm.training.interrupt import StopRequest
@@ -109,6 +109,7 @@ class AssembledRun(ObjectiveSettings):
             self.pairing = self.pairing_type() if self.pairing_type else None
             self.curriculum = make_curriculum(self)
             self.init_envs()
+            self.exploration = make_exploration(self)
             self.init_model()
             self.init_dsets()
             self.init_folder()

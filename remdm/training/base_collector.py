@@ -14,6 +14,7 @@ from remdm.seeding import numpy_generator, torch_generator, training_level_seed
 from remdm.tokens import end_token
 from remdm.training.collect_stats import CollectStats
 from remdm.training.curriculum import Curriculum
+from remdm.training.plan_exploration import PlanExploration
 
 
 class BaseCollector(ABC):
@@ -24,8 +25,12 @@ class BaseCollector(ABC):
         episodes: int64 [rows]: number of each row's latest episode, from 0.
         chunks: Plans executed so far, which names the random streams.
         observations: What all rows see now.
+        exploration: Alters the agent's plans; None leaves them.
+        progress: Share of the run's epochs done, which `exploration` may follow.
     """
 
+    exploration: PlanExploration | None = None
+    progress: float = 0.0
     keeps_all_steps: ClassVar[bool] = True
 
     def __init__(
@@ -110,7 +115,10 @@ class BaseCollector(ABC):
 
     def metrics(self) -> dict[str, float]:
         """What to log besides what a stretch of collecting did."""
-        return {} if self.curriculum is None else self.curriculum.metrics()
+        found = {} if self.curriculum is None else self.curriculum.metrics()
+        if self.exploration is not None:
+            found["collect/epsilon"] = self.exploration.epsilon(self.progress)
+        return found
 
     def curriculum_state(self) -> dict[str, np.ndarray]:
         """The part of a state that is the curriculum's; nothing without one."""
@@ -181,10 +189,19 @@ class BaseCollector(ABC):
                 self.running.planned(rest, sample.tokens.cpu().numpy(), log_probs)
             else:
                 sample = agent.plan(seen, generator, collecting=True)
-            plans[rest] = sample.tokens.cpu().numpy()
+            plans[rest] = self.explored(rest, sample.tokens.cpu().numpy())
             stats.plans += len(rest)
             stats.nfe += float(sample.nfe.sum())
         return plans
+
+    def explored(self, rows: np.ndarray, plans: np.ndarray) -> np.ndarray:
+        """The plans of the agent in `rows` as exploration has them executed, [n, plan_horizon]."""
+        if self.exploration is None:
+            return plans
+        rng = numpy_generator(self.seed, "exploration", self.rank, self.chunks)
+        altered = self.exploration(plans, self.progress, rng)
+        self.running.forget_plans(rows[(altered != plans).any(1)])
+        return altered
 
     def seen(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Copies of what some rows see now."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from remdm.training.assembly import AssembledRun
     from remdm.training.base_collector import BaseCollector
     from remdm.training.curriculum import Curriculum
+    from remdm.training.plan_exploration import PlanExploration
 
 
 def make_curriculum(run: AssembledRun) -> Curriculum | None:
@@ -19,6 +20,13 @@ def make_curriculum(run: AssembledRun) -> Curriculum | None:
     if run.curriculum_type is None:
         return None
     return run.curriculum_type(run.train_envs, run.actor_shares)
+
+
+def make_exploration(run: AssembledRun) -> PlanExploration | None:
+    """What alters the planner's plans while it collects; None where nothing does."""
+    if run.exploration_wrapper_type is None:
+        return None
+    return run.exploration_wrapper_type(run.kind.num_actions)
 
 
 def make_collector(run: AssembledRun, vec_env: PlanVecEnv) -> BaseCollector:
@@ -39,10 +47,15 @@ def make_collector(run: AssembledRun, vec_env: PlanVecEnv) -> BaseCollector:
     }
     parts = vec_env, run.oracle, run.buffer, run.curriculum
     if run.pairing is None:
-        return Collector(*parts, **place)
+        return _exploring(Collector(*parts, **place), run)
     if not run.role.alone:
         raise ValueError(
             "separate collectors tell how many env steps they took by what they write, and of "
             "pairs only some are written; take --mode both, or set Experiment.pairing_type = None."
         )
-    return PairedCollector(*parts, run.pairing, **place)
+    return _exploring(PairedCollector(*parts, run.pairing, **place), run)
+
+
+def _exploring(collector: BaseCollector, run: AssembledRun) -> BaseCollector:
+    collector.exploration = run.exploration
+    return collector

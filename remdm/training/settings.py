@@ -16,6 +16,7 @@ from remdm.training.beta import BetaSchedule, LinearBeta
 from remdm.training.curriculum import Curriculum
 from remdm.training.frames import Budget, Frames
 from remdm.training.pairing import Pairing
+from remdm.training.plan_exploration import PlanExploration
 from remdm.training.setting_values import LEAST, resume_point, whole_steps
 
 Augmentation = Callable[[Window, np.random.Generator], Window]
@@ -86,6 +87,7 @@ class ExperimentSettings:
         curriculum_type: Callable[[Sequence[str], Sequence[float] | None], Curriculum]
         | None = None,
         pairing_type: Callable[[], Pairing] | None = None,
+        exploration_wrapper_type: Callable[[int], PlanExploration] | None = None,
         oracle_noise: float = 0.1,
         warm_start_timesteps: int = 0,
         epochs: int | None = 100,
@@ -163,6 +165,8 @@ class ExperimentSettings:
             the planner does in each; None leaves every actor its own.
         pairing_type: Class of how planner and oracle play levels in pairs, of which those are kept
             that the planner lost or was slow in; None keeps all that the actors do.
+        exploration_wrapper_type: Class of what alters the planner's plans while it collects, as
+            `EpsilonPlans`; None lets it do as it plans.
         oracle_noise: Chance that an oracle's plan is replaced by random actions in collecting.
         warm_start_timesteps: Steps per actor that the oracle alone collects before epoch 0.
         epochs: Rounds of collect, label, train; None for as many as `total_timesteps` suffices
@@ -235,6 +239,7 @@ class ExperimentSettings:
         self.oracle_type, self.dataset_type = oracle_type, dataset_type
         self.augmentation_type, self.beta_schedule_type = augmentation_type, beta_schedule_type
         self.curriculum_type, self.pairing_type = curriculum_type, pairing_type
+        self.exploration_wrapper_type = exploration_wrapper_type
         self.oracle_noise, self.warm_start_timesteps = oracle_noise, warm_start_timesteps
         self.epochs, self.total_timesteps = epochs, whole_steps("total_timesteps", total_timesteps)
         self.train_timesteps_per_epoch = train_timesteps_per_epoch
