@@ -6,6 +6,7 @@ each choice costs and brings.
 """
 
 import copy
+import math
 from collections.abc import Mapping
 
 import torch
@@ -18,6 +19,7 @@ from remdm.diffusion.presets import preset_names
 from remdm.evaluation.policies import AgentPolicy
 from remdm.nets.dual_stream import LOCAL_SIZE
 from remdm.nets.ego import EgoEncoder
+from remdm.policy_agent import PolicyAgent
 from remdm.registry import unknown_name_message
 
 # An agent's row with the rules of thumb switched on that are no part of what it learnt.
@@ -34,8 +36,9 @@ def variant_policy(
 
     Args:
         name: An agent's name, with "+constraints" or without, a colon, and choices among `replan`
-            (actions before the next plan), `sampler` (a preset), `temperature` (of the sampler's
-            own or the chosen preset) and `near` (cells along the square that the agent is shown).
+            (actions before the next plan), `sampler` (a preset), `temperature` (of the chosen
+            preset or the default one, or of an agent that draws without a sampler) and `near`
+            (cells along the square that the agent is shown).
         agents: By name.
         generator: Chance of the sampler.
 
@@ -83,19 +86,37 @@ def _number(name: str, choices: Mapping[str, str], key: str) -> int | None:
 
 
 def _with_sampler(name: str, agent: BaseAgent, choices: Mapping[str, str]) -> BaseAgent:
-    """The same weights behind another sampler."""
+    """The same weights behind another sampler, or drawing at another temperature."""
+    heat = _temperature(name, choices)
+    if isinstance(agent, (PolicyAgent, AutoregressiveAgent)) and "sampler" not in choices:
+        cooled = copy.copy(agent)  # shares all weights
+        cooled.temperature = heat["temperature"]
+        return cooled
     if not isinstance(agent, DiffusionPlannerAgent):
         raise ValueError(
-            f"{name!r} chooses a sampler, and {type(agent).__name__} has none; leave out sampler "
-            "and temperature."
+            f"{name!r} chooses a sampler, and {type(agent).__name__} has none; leave it out."
         )
     preset = choices.get("sampler", "default")
     if preset not in preset_names():
         raise ValueError(unknown_name_message("sampler", preset, preset_names()))
-    options = {"temperature": float(choices["temperature"])} if "temperature" in choices else {}
     other = copy.copy(agent)  # shares all weights
-    other.sampler = make_sampler(preset, agent.num_actions, options)
+    other.sampler = make_sampler(preset, agent.num_actions, heat)
     return other
+
+
+def _temperature(name: str, choices: Mapping[str, str]) -> dict[str, float]:
+    """The chosen temperature by its name; nothing without one."""
+    if "temperature" not in choices:
+        return {}
+    try:
+        value = float(choices["temperature"])
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise ValueError(
+            f"temperature must be a number above 0 in {name!r}, got {choices['temperature']!r}."
+        )
+    return {"temperature": value}
 
 
 def sweep_of(name: str, agent: BaseAgent) -> list[str]:

@@ -1,5 +1,6 @@
 """One agent that plans otherwise, as a row of its own."""
 
+import copy
 from functools import partial
 
 import pytest
@@ -82,8 +83,21 @@ def test_a_sweep_doubles_the_actions_per_plan_and_names_samplers(agents) -> None
         ("planner:replan=7", r"in 1\.\.plan_horizon=6, got 7"),
         ("planner:sampler=balance", "unknown sampler 'balance': did you mean 'balanced'"),
         ("single_step:sampler=greedy", "PolicyAgent has none"),
+        ("single_step:temperature=0", "temperature must be a number above 0"),
+        ("planner:temperature=hot", "a number above 0 in 'planner:temperature=hot', got 'hot'"),
     ],
 )
 def test_choices_that_make_no_sense_are_refused(agents, name: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         variant_policy(name, agents, torch.Generator())
+
+
+def test_a_head_draws_at_the_temperature_of_its_row_and_keeps_its_own(agents) -> None:
+    head = copy.deepcopy(agents["single_step"]).requires_grad_(False)
+    torch.nn.init.normal_(head.denoiser.head.weight, generator=torch.Generator().manual_seed(0))
+    cold = variant_policy("one:temperature=1e-6", {"one": head}, torch.Generator()).agent
+    seen = make_vec_env([ROOM] * 32).reset(range(32))
+    likeliest = head.plan(seen, torch.Generator(), greedy=True).tokens
+    assert torch.equal(cold.plan(seen, torch.Generator().manual_seed(1)).tokens, likeliest)
+    assert not torch.equal(head.plan(seen, torch.Generator().manual_seed(1)).tokens, likeliest)
+    assert head.temperature == 0.5
