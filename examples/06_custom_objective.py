@@ -11,7 +11,7 @@ beside the agent's own loss, with a weight:
 
 What you should see: as in 00_gridworld.py, and `train/planner/turning/loss` in metrics.jsonl. The
 last line says how many turns a plan has; without the objective there are more.
-Time: 90 seconds on one CPU core.
+Time: two minutes on one CPU core.
 """
 
 import argparse
