@@ -252,7 +252,8 @@ class Objectives(nn.Module):
             name = _name(objective)
             if name in self.parts:
                 raise ValueError(
-                    f"two objectives are called {name!r}, and so would be their metrics; give one "
+                    f"two objectives are called {name or _kind(objective)!r}, and so would be "
+                    "their metrics; give one "
                     "another `name`, or take it out of Experiment.objectives."
                 )
             self.parts[name] = objective, weight
@@ -308,4 +309,9 @@ def _pair(entry: Any) -> tuple[Called, Weight]:
 
 def _name(objective: Called) -> str:
     named = getattr(objective, "name", None)
-    return str(getattr(objective, "__name__", type(objective).__name__) if named is None else named)
+    return _kind(objective) if named is None else str(named)
+
+
+def _kind(objective: Called) -> str:
+    """What it is called in code."""
+    return str(getattr(objective, "__name__", type(objective).__name__))

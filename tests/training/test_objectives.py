@@ -236,6 +236,8 @@ def test_the_goal_loss_is_that_of_the_net_and_asks_for_such_a_net(net: str) -> N
 def test_two_objectives_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="two objectives are called 'cloning'"):
         Objectives(made(), (CloningLoss, (CloningLoss, 0.1)))
+    with pytest.raises(ValueError, match="two objectives are called 'OwnLoss'"):
+        Objectives(made(), (OwnLoss, OwnLoss))
 
 
 @pytest.mark.parametrize("entry", [3.0, (OwnLoss, "much"), ("name", 1.0)])
