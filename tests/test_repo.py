@@ -111,7 +111,9 @@ def imports_of(path: Path) -> set[str]:
     return {name for name in found if name.split(".")[0] == "remdm"}
 
 
-FOUNDATION = ("tokens", "maps", "registry", "seeding", "config", "gin_text", "ranks", "_version")
+FOUNDATION = (
+    "tokens", "maps", "registry", "seeding", "config", "gin_text", "ranks", "stretch", "_version",
+)  # fmt: skip
 ALLOWED = {
     "diffusion": (*FOUNDATION, "diffusion"),
     "nets": (*FOUNDATION, "nets", "data.batch"),

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from remdm.ranks import ALONE, Ranks
+from remdm.stretch import CarriedMemory, Stretch
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class Window:
         env_ids: int16 [B]: index into the dataset's `env_names`.
         past: int8 [B, m]: the actions executed one step before, two steps before, ...; MASK from
             where the recording had not begun. None unless the dataset was asked for them.
+        stretch: How samples follow one another; None where each is drawn on its own.
     """
 
     observations: dict[str, np.ndarray]
@@ -26,6 +28,7 @@ class Window:
     weights: np.ndarray
     env_ids: np.ndarray
     past: np.ndarray | None = None
+    stretch: Stretch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,9 @@ class Batch:
         env_ids: int64 [B].
         past: int64 [B, m], or None.
         ranks: The processes that have the rest of the step's batch.
+        stretch: See `Window`.
+        memory: With a stretch, what its rows remember of earlier batches. None for nothing, and
+            then nothing is carried on either.
     """
 
     observations: dict[str, torch.Tensor]
@@ -47,6 +53,8 @@ class Batch:
     env_ids: torch.Tensor
     past: torch.Tensor | None = None
     ranks: Ranks = ALONE
+    stretch: Stretch | None = None
+    memory: CarriedMemory | None = None
 
     @classmethod
     def from_window(cls, window: Window, ranks: Ranks = ALONE) -> "Batch":
@@ -58,6 +66,7 @@ class Batch:
             torch.from_numpy(window.env_ids).to(torch.int64),
             None if window.past is None else torch.from_numpy(window.past).to(torch.int64),
             ranks,
+            window.stretch,
         )
 
     def to(self, device: torch.device | str) -> "Batch":
@@ -73,4 +82,6 @@ class Batch:
             moved(self.env_ids),
             None if self.past is None else moved(self.past),
             self.ranks,
+            None if self.stretch is None else self.stretch.to(device),
+            self.memory,
         )

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 
 from remdm.ranks import ALONE, Ranks
+from remdm.stretch import Stretch
 
 Context = tuple[Tensor, ...]
 OFFSET_KEY = "offset"
@@ -34,6 +35,7 @@ class Denoiser(nn.Module, ABC):
         plan_horizon: Tokens per plan.
         uses_time: Whether `denoise` wants the diffusion time.
         predicts_end: Whether END is among the classes it has learnt.
+        memory_size: Numbers that it remembers of the steps before; 0 for a net without memory.
     """
 
     observation_keys: tuple[str, ...]
@@ -41,10 +43,27 @@ class Denoiser(nn.Module, ABC):
     plan_horizon: int
     uses_time: bool = False
     predicts_end: bool = True
+    memory_size: int = 0
 
     @abstractmethod
     def encode(self, observations: dict[str, Tensor]) -> Context:
         """All the network needs to know of B observations; axis 0 of each tensor is the state."""
+
+    def encode_stretch(
+        self, observations: dict[str, Tensor], stretch: Stretch, memory: Tensor | None
+    ) -> tuple[Context, Tensor | None]:
+        """`encode` of steps that follow one another, with the memory of those before.
+
+        Args:
+            observations: By name [R * S, ...].
+            stretch: How they follow one another.
+            memory: [R, memory_size], of the moment before the first step; None for nothing.
+
+        Returns:
+            The context of all R * S states, and the memory after each row's last step; None of a
+            net without.
+        """
+        return self.encode(observations), None
 
     @abstractmethod
     def denoise(self, context: Context, zt: Tensor, t: Tensor | float | None = None) -> Tensor:

@@ -15,9 +15,11 @@ from remdm.distributed.publication import PublicationError, Publisher
 from remdm.envs.making import make_env
 from remdm.training import checkpoint, whole_state
 from remdm.training.assembly import PLANNER
+from remdm.training.interrupt import Stopped
 from remdm.training.logged_run import LoggedRun
 from remdm.training.rewinding import rewind
 from remdm.training.run_folder import find_checkpoint
+from remdm.training.tracking import any_process
 
 
 class SavedRun(LoggedRun):
@@ -160,3 +162,15 @@ class SavedRun(LoggedRun):
             if folder.is_dir():
                 name = policy_name(self.train_envs[0], best=best)
                 self.tell(f"published {publish_artifact(followed, folder, name)}")
+
+    def stop_if_asked(self) -> None:
+        """Raise `Stopped` if somebody asked to stop; processes agree, so all must call this.
+
+        Raises:
+            Stopped: If so.
+            LeaseLost: If another process has taken over the run.
+        """
+        if self.owned and self.accelerator.is_main_process and self.ownership.lost:
+            self.must_own()
+        if any_process(self.accelerator, self.stop.requested):
+            raise Stopped
