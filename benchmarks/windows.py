@@ -4,8 +4,11 @@ One window is the observation of one random step (the named arrays of a 21x79 Mi
 plan of 16 tokens wanted there and its weight, copied into a batch that the learner owns. The
 reference reads what a replay folder with one npz file per episode has to read for a window: the
 file of a random episode, of which it keeps one step. Both get the same steps and the same keys.
+In stretches, rows of 16 steps walk through episodes or are drawn at random; steps that only fill a
+row are copied and not counted.
 """
 
+import itertools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import measure, options, report
+from remdm.data.batch import Window
 from remdm.data.disk import DiskTrajDataset
 from remdm.data.labels import Labels
 from remdm.data.records import Segment, StepArrays
@@ -27,6 +31,7 @@ EPISODE_STEPS = 100
 EPISODES_PER_SHARD = 10
 ENVS = ("env-a", "env-b", "env-c", "env-d")
 TARGETS = ("plans", "weights")
+STRETCH_STEPS = 16
 
 
 class _FixedPlans:
@@ -119,13 +124,31 @@ def _one_by_one(dataset: DiskTrajDataset, keys: tuple[str, ...]) -> Callable[[],
     return read
 
 
+def _stretches(root: Path, keys: tuple[str, ...], order: str) -> tuple[Callable[[], object], float]:
+    """Reads the next batch of stretches; and how many real steps one has on average."""
+    dataset = DiskTrajDataset(root, "dataset", stretch_steps=STRETCH_STEPS, stretches=order)
+    dataset.configure(PLAN_HORIZON, oracle=_FixedPlans(), observation_keys=keys)
+    dataset.refresh()
+    dataset.begin_walk(0, BATCH, 0)
+    numbers, rng = itertools.count(), np.random.default_rng(3)
+
+    def read() -> Window:
+        if dataset.walks:
+            return dataset.walked(next(numbers), slice(0, BATCH))
+        return dataset.sample(BATCH, rng)
+
+    seen = [read().stretch for _ in range(200)]
+    real = [float(stretch.real.sum()) for stretch in seen if stretch is not None]
+    return read, float(np.mean(real))
+
+
 def main() -> None:
     args = options(__doc__)
     all_keys = tuple(map_observation_spec(21, 79))
     shards, min_time_s = (6, 0.1) if args.quick else (48, 0.5)
     rows, speeds = [], {}
 
-    def add(what: str, bytes_per_window: int, windows: int, fn: Callable[[], object]) -> float:
+    def add(what: str, bytes_per_window: int, windows: float, fn: Callable[[], object]) -> float:
         timing = measure(fn, repeats=7, min_time_s=min_time_s)
         speed = windows / timing.median
         speeds[what] = speed
@@ -155,6 +178,9 @@ def main() -> None:
             sizes.append(dataset.index.row_nbytes if dataset.index else 0)
             add(what, sizes[-1], BATCH, lambda: dataset.sample(BATCH, rng))
         default, size = tuple(FEATURE_KEYS), sizes[0]
+        for order in ("walk", "random"):
+            read, real = _stretches(Path(folder), default, order)
+            add(f"dataset, stretches ({order}), default keys", size, real, read)
         add("the same files, one by one in NumPy", size, BATCH, _one_by_one(dataset, default))
         add("npz per episode", size, 16, _npz_reader(plain, default, 16))
         add("npz per episode, compressed", size, 4, _npz_reader(packed, default, 4))
@@ -169,6 +195,10 @@ def main() -> None:
         "ratio": ours / reference,
         "bytes_per_window": size,
         "all_keys_value": speeds["dataset, all keys"],
+        **{
+            f"{order}_ratio_to_single": speeds[f"dataset, stretches ({order}), default keys"] / ours
+            for order in ("walk", "random")
+        },
         "batch_size": BATCH,
         "dataset_steps": steps,
     }

@@ -27,8 +27,8 @@ from remdm.cli_flags import add_common_flags, load_from_flags, role_from
 from remdm.data.batch import Batch
 from remdm.maps import NUM_DIRECTIONS
 from remdm.outputs import Outputs
+from remdm.ranks import weighted_mean
 from remdm.seeding import numpy_generator, torch_generator
-from remdm.training.objectives import weighted_mean
 
 LINE = "Experiment.objectives = (@OwnLoss, (@turning, 1.0))"
 

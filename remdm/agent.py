@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from remdm.anchors import token_mask_behind, with_past, without_prefix
+from remdm.anchors import token_mask_behind, without_prefix
 from remdm.base_agent import BaseAgent as BaseAgent
 from remdm.base_agent import (
     DenoiserAgent,
@@ -24,8 +24,10 @@ from remdm.base_agent import (
 )
 from remdm.base_agent import Observations as Observations
 from remdm.conditioning import (
+    behind_past,
     check_anchor,
     check_conditioning,
+    check_stretch,
     dropped,
     hazards,
     joined,
@@ -58,6 +60,7 @@ from remdm.nets.ego import EgoDenoiser
 from remdm.outputs import Outputs
 from remdm.plan_denoiser import PlanDenoiser as PlanDenoiser
 from remdm.soft_targets import LOGITS_KEY, check_soft_targets, soft_target_loss
+from remdm.token_masks import counted
 from remdm.tokens import mask_token
 
 
@@ -176,7 +179,9 @@ class DiffusionPlannerAgent(DenoiserAgent):
         self.physics_penalty = physics_penalty
         self.action_constraints = action_constraints
         self.loop_breaker = loop_breaker
-        self.reads_continuation = inpaint_anchor != "none" or self.warm_start is not None
+        self.reads_continuation = (
+            inpaint_anchor != "none" or self.warm_start is not None or self.memory_size > 0
+        )
         self.autocast_inference = InferencePrecision.checked(autocast_inference)
         self.compiled = CompiledDenoise() if compile_denoise else None
         check_conditioning(self, observation_spec)
@@ -195,11 +200,12 @@ class DiffusionPlannerAgent(DenoiserAgent):
         observations = self.on_device(batch.observations)
         plans, frozen = batch.plans, None
         if self.inpaint_anchor == "aligned":
-            plans, offsets = self._behind_past(batch, generator)
+            plans, offsets = behind_past(self, batch, generator)
             frozen = torch.arange(self.plan_horizon, device=plans.device) < offsets[:, None]
             observations[OFFSET_KEY] = offsets
         corrupted = self.corruption(plans, self.schedule, generator, frozen, batch.ranks)
-        context = self.denoiser.encode(observations)
+        corrupted = counted(corrupted, batch.token_mask, self.corruption, plans, frozen)
+        context, before = self.encode_batch(observations, batch)
         shown = context
         if self.condition_dropout:
             shown = dropped(context, self.condition_dropout, generator, batch.ranks)
@@ -208,7 +214,8 @@ class DiffusionPlannerAgent(DenoiserAgent):
         logits = logits.reshape(*hidden.shape, logits.shape[-1])
         classes = tokens_to_classes(plans, self.num_actions)
         real = hidden & ((classes == end_class(self.num_actions)).cumsum(-1) <= 1)
-        return Outputs(observations, context, tokens, time, logits, plans, classes, real, corrupted)
+        asked = observations, context, tokens, time, logits, plans, classes, real, corrupted
+        return Outputs(*asked, batch.stretch, before)
 
     def token_loss(self, batch: Batch, outputs: Outputs) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy on masked tokens, by `MaskedLoss`; see `DenoiserAgent`."""
@@ -235,26 +242,20 @@ class DiffusionPlannerAgent(DenoiserAgent):
 
         Returns:
             Nats, float32 [B].
+
+        Raises:
+            ValueError: If the net has a memory and the batch no stretch.
         """
+        check_stretch(self, batch)
         batch = batch.to(next(self.parameters()).device)
         corruption = nelbo_masking(self.num_actions, draws, self.corruption.pad_mode)
         corrupted = corruption(batch.plans, self.schedule, generator)
         observations = self.on_device(batch.observations)
         if OFFSET_KEY in self.denoiser.observation_keys:
             observations[OFFSET_KEY] = torch.zeros_like(batch.env_ids)
-        logits = self.denoiser(observations, corrupted.tokens, corrupted.time)
+        context, _ = self.encode_batch(observations, batch)
+        logits = self.denoiser.denoise(context, corrupted.tokens, corrupted.time)
         return plan_nelbo(logits, batch.plans, corrupted, self.num_actions)
-
-    def _behind_past(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        if batch.past is None:
-            raise ValueError(
-                "inpaint_anchor 'aligned' learns from the actions before an observation, and the "
-                "batch has none; call DiskTrajDataset.configure(past_actions=...) or set "
-                "DiffusionPlannerAgent.inpaint_anchor = 'none'."
-            )
-        return with_past(
-            batch.plans, batch.past, self.aligned_share, generator, self.num_actions, batch.ranks
-        )
 
     def write_plans(self, request: PlanRequest, generator: torch.Generator) -> PlanSample:
         """See `BaseAgent.plan`.
@@ -282,8 +283,7 @@ class DiffusionPlannerAgent(DenoiserAgent):
         seen = request.tensors
         if offsets is not None and OFFSET_KEY in self.denoiser.observation_keys:
             seen = {**seen, OFFSET_KEY: offsets}
-        with request.precision.encoding():
-            context = self.denoiser.encode(seen)
+        context = self.encode_now(request, seen)
         net = PlanDenoiser(self.denoiser, context, request.precision, request.heat, self.compiled)
         try:
             sample = self._sample(net, request, offsets, start, generator)

@@ -27,6 +27,7 @@ from remdm.nets.causal import CausalEgoDenoiser, TokenByToken, moved_right
 from remdm.nets.cross_denoiser import CrossDenoiser
 from remdm.nets.diagnosis import first_fault
 from remdm.outputs import Outputs
+from remdm.token_masks import counting
 from remdm.tokens import end_token, mask_token
 
 # Actions that ask for a direction, which then comes along (see `PlanVecEnv.execute`).
@@ -92,6 +93,7 @@ class AutoregressiveAgent(DenoiserAgent):
         self.temperature = temperature
         self.action_constraints = action_constraints
         self.loop_breaker = loop_breaker
+        self.reads_continuation = self.memory_size > 0
         self.autocast_inference = InferencePrecision.checked(autocast_inference)
 
     def replans_after(self, replan_every: int) -> None:
@@ -102,19 +104,18 @@ class AutoregressiveAgent(DenoiserAgent):
     def outputs(self, batch: Batch, generator: torch.Generator) -> Outputs:
         """All tokens of the labels, each given those before it; see `DenoiserAgent`."""
         observations = self.on_device(batch.observations)
-        context = self.denoiser.encode(observations)
+        context, before = self.encode_batch(observations, batch)
         tokens = moved_right(batch.plans, self.num_actions)
         logits = self.denoiser.denoise(context, tokens)[None]
         tail = (batch.plans == end_token(self.num_actions)).cumsum(-1) > 1
         classes = tokens_to_classes(batch.plans, self.num_actions)
-        plans = batch.plans
-        return Outputs(
-            observations, context, tokens[None], None, logits, plans, classes, ~tail[None]
-        )
+        real, plans = counting(~tail[None], batch.token_mask), batch.plans
+        asked = observations, context, tokens[None], None, logits, plans, classes, real
+        return Outputs(*asked, stretch=batch.stretch, memory=before)
 
     def answer(self, outputs: Outputs) -> Tensor:
         """See `DenoiserAgent.answer`."""
-        context = self.denoiser.encode(outputs.observations)
+        context = self.encode_again(outputs)
         return self.denoiser.denoise(context, outputs.tokens[0])[None]
 
     def token_loss(self, batch: Batch, outputs: Outputs) -> tuple[Tensor, dict[str, Tensor]]:
@@ -123,11 +124,11 @@ class AutoregressiveAgent(DenoiserAgent):
         scored = outputs.real[0] & (batch.weights > 0)[:, None]
         nats = token_cross_entropy(logits.float().log_softmax(-1)[None], classes, scored[None])[0]
         correct = (logits.detach().argmax(-1) == classes) & scored
-        used = scored[:, 0]
+        used, first = scored.any(-1), scored[:, 0]
         sums = {
             "nll": (nats.detach().sum(), used.sum()),
             "token_accuracy": (correct.sum(), scored.sum()),
-            "first_token_accuracy": (correct[:, 0].sum(), used.sum()),
+            "first_token_accuracy": (correct[:, 0].sum(), first.sum()),
         }
         weighed = (scored * batch.weights[:, None]).sum()
         counts = batch.ranks.means(weighed, *(count.float() for _, count in sums.values()))
@@ -142,8 +143,7 @@ class AutoregressiveAgent(DenoiserAgent):
         """
         every = (request.collecting and self.replan_every_collect) or self.replan_every
         count, device = request.count, request.device
-        with request.precision.encoding():
-            context = self.denoiser.encode(request.tensors)
+        context = self.encode_now(request, request.tensors)
         net = TokenByToken(self.denoiser, context, low=request.precision.is_low(count))
         keys = draws.row_keys(generator, count, device)
         end = end_token(self.num_actions)

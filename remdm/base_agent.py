@@ -12,10 +12,12 @@ from remdm.data.batch import Batch
 from remdm.diffusion import PlanSample
 from remdm.maps import HISTORY_PREFIX
 from remdm.nets.autocast import InferencePrecision
-from remdm.nets.denoiser import Denoiser
+from remdm.nets.denoiser import Context, Denoiser
+from remdm.nets.memory import lone_steps
 from remdm.nets.threads import on_one_thread
 from remdm.outputs import Outputs
-from remdm.planning_constraints import allowed_first_actions, heat
+from remdm.planning_constraints import allowed_first_actions, total_heat
+from remdm.stretch import Stretch
 
 Observations = dict[str, np.ndarray] | dict[str, Tensor]
 
@@ -35,6 +37,8 @@ class BaseAgent(nn.Module, ABC):
         action_constraints: Whether plans keep to `planning_constraints.allowed_first_actions`.
         loop_breaker: Whether `plan` wants `repeats`.
         reads_continuation: Whether `plan` wants `continuation`.
+        collecting_heat: Factor on the temperature of plans for collecting; whoever explores by it
+            sets it.
     """
 
     plan_horizon: int
@@ -48,6 +52,32 @@ class BaseAgent(nn.Module, ABC):
     action_constraints: bool = False
     loop_breaker: bool = False
     reads_continuation: bool = False
+    collecting_heat: float = 1.0
+
+    @property
+    def memory_size(self) -> int:
+        """Numbers that it remembers of an episode, in `Continuation.memory`; 0 for none."""
+        return 0
+
+    def remember(
+        self, observations: dict[str, np.ndarray], real: np.ndarray, memory: np.ndarray | None
+    ) -> np.ndarray:
+        """Take in steps of N episodes that have been executed.
+
+        What is seen now is no such step before it has been acted on: `plan` adds it by itself.
+
+        Args:
+            observations: By name [N, K, ...]: what was seen before each step.
+            real: bool [N, K]: what is a step, in the order of time.
+            memory: float32 [N, memory_size], of the moment before; None where episodes begin.
+
+        Returns:
+            float32 [N, memory_size].
+
+        Raises:
+            ValueError: If an array is missing.
+        """
+        return np.zeros((len(real), 0), np.float32)
 
     @abstractmethod
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -93,11 +123,10 @@ class BaseAgent(nn.Module, ABC):
         """`loss`, so that wrappers of a module's call (precision, processes) see it."""
         return self.loss(batch, generator)
 
-    def heat(self, repeats: np.ndarray | None, device: torch.device) -> Tensor | None:
-        """Factor on the temperature, float32 [N, 1, 1]; None without a loop breaker."""
-        if repeats is None or not self.loop_breaker:
-            return None
-        return torch.from_numpy(heat(repeats)[:, None, None]).to(device)
+    def heat(self, repeats: np.ndarray | None, first: Tensor, *, collecting: bool) -> Tensor | None:
+        """Factor on the temperature of plans, beside `first` [N, ...]; see `total_heat`."""
+        more = self.collecting_heat if collecting else 1.0
+        return total_heat(repeats if self.loop_breaker else None, more, first)
 
     def first_token_mask(self, observations: Observations, device: torch.device) -> Tensor | None:
         """Classes allowed first, bool [N, num_actions + 1]; None without constraints."""
@@ -140,6 +169,7 @@ class PlanRequest:
         greedy: See `BaseAgent.plan`.
         collecting: See `BaseAgent.plan`.
         continuation: See `BaseAgent.plan`.
+        memory: Its memory, on the network's device; None for nothing.
     """
 
     observations: Observations
@@ -152,6 +182,7 @@ class PlanRequest:
     greedy: bool
     collecting: bool
     continuation: Continuation | None
+    memory: Tensor | None = None
 
     def part(self, rows: Tensor) -> "PlanRequest":
         """The same request for some of the plans only.
@@ -168,6 +199,7 @@ class PlanRequest:
             heat=None if self.heat is None else self.heat[rows],
             first_token_mask=None if self.first_token_mask is None else self.first_token_mask[rows],
             continuation=None if self.continuation is None else self.continuation[index],
+            memory=None if self.memory is None else self.memory[rows],
         )
 
 
@@ -190,9 +222,70 @@ class DenoiserAgent(BaseAgent):
     def token_loss(self, batch: Batch, outputs: Outputs) -> tuple[Tensor, dict[str, Tensor]]:
         """What the answers cost, a scalar, and detached scalars to log."""
 
+    @property
+    def memory_size(self) -> int:
+        """See `BaseAgent.memory_size`."""
+        return self.denoiser.memory_size
+
+    def encode_batch(
+        self, observations: dict[str, Tensor], batch: Batch
+    ) -> tuple[Context, Tensor | None]:
+        """The encoding of a batch, and the memory that it began with; that moves on.
+
+        Args:
+            observations: Of the batch, as the network reads them.
+            batch: With a stretch, its states are steps of rows, and `batch.memory` is read and
+                written. Without one, every state is the first of an episode.
+        """
+        if batch.stretch is None:
+            return self.denoiser.encode(observations), None
+        before = None if batch.memory is None else batch.memory.state
+        context, after = self.denoiser.encode_stretch(observations, batch.stretch, before)
+        if batch.memory is not None and after is not None:
+            batch.memory.state = after.detach()
+        return context, before
+
+    def encode_again(self, outputs: Outputs) -> Context:
+        """This agent's encoding of what another one was asked about, from the same memory."""
+        if outputs.stretch is None:
+            return self.denoiser.encode(outputs.observations)
+        seen, stretch, before = outputs.observations, outputs.stretch, outputs.memory
+        return self.denoiser.encode_stretch(seen, stretch, before)[0]
+
+    def encode_now(self, request: "PlanRequest", seen: dict[str, Tensor]) -> Context:
+        """The encoding of the states that plans are asked for, with what is remembered of before.
+
+        Args:
+            request: Says what is remembered, and the precision.
+            seen: As the network reads them, [N, ...].
+        """
+        with request.precision.encoding():
+            if not self.memory_size:
+                return self.denoiser.encode(seen)
+            now = lone_steps(request.count, request.device)
+            return self.denoiser.encode_stretch(seen, now, request.memory)[0]
+
+    @on_one_thread
+    @torch.inference_mode()
+    def remember(
+        self, observations: dict[str, np.ndarray], real: np.ndarray, memory: np.ndarray | None
+    ) -> np.ndarray:
+        """See `BaseAgent.remember`."""
+        if not self.memory_size:
+            return super().remember(observations, real, memory)
+        steps = self.on_device({k: v.reshape(-1, *v.shape[2:]) for k, v in observations.items()})
+        device = next(self.parameters()).device
+        happened = torch.from_numpy(real).to(device)
+        stretch = Stretch(torch.zeros_like(happened), happened)
+        before = None if memory is None else torch.from_numpy(memory).to(device)
+        with InferencePrecision(self.autocast_inference, device).encoding():
+            after = self.denoiser.remember(steps, stretch, before)
+        assert after is not None
+        return after.cpu().numpy()
+
     def answer(self, outputs: Outputs) -> Tensor:
         """What this agent's network says to the same questions, of the shape of the logits."""
-        context = self.denoiser.encode(outputs.observations)
+        context = self.encode_again(outputs)
         logits = self.denoiser.denoise(context, outputs.tokens, outputs.time)
         return logits[..., : outputs.logits.shape[-1]].reshape(outputs.logits.shape)
 
@@ -231,17 +324,19 @@ class DenoiserAgent(BaseAgent):
         tensors = self.on_device(observations)
         first = tensors[self.observation_keys[0]]
         observations = on_host(observations)
+        memory = None if continuation is None else continuation.memory
         request = PlanRequest(
             observations=observations,
             tensors=tensors,
             count=len(first),
             device=first.device,
             precision=InferencePrecision(self.autocast_inference, first.device),
-            heat=self.heat(repeats, first.device),
+            heat=self.heat(repeats, first, collecting=collecting),
             first_token_mask=self.first_token_mask(observations, first.device),
             greedy=greedy,
             collecting=collecting,
             continuation=continuation,
+            memory=None if memory is None else torch.from_numpy(memory).to(first.device),
         )
         return self.write_plans(request, generator)
 

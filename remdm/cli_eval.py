@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -89,6 +90,13 @@ def add_eval_flags(parser: argparse.ArgumentParser) -> None:
         help="measure, too, how likely the planner finds the oracle's plans",
     )
     parser.add_argument(
+        "--save_trajectories",
+        type=Path,
+        metavar="FOLDER",
+        help="keep all episodes, as `remdm collect` does: for looking at; to learn from them, play "
+        "levels of the training seeds with --seed 1000000",
+    )
+    parser.add_argument(
         "--device",
         default="auto",
         help="where nets compute: cpu, cuda, cuda:1; auto is cuda where there is one",
@@ -161,6 +169,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from remdm.devices import named_device
     from remdm.envs.making import make_vec_env
     from remdm.evaluation.costs import cost_table, describe, timing_rows
+    from remdm.evaluation.kept_episodes import KeptEpisodes
     from remdm.evaluation.suite import evaluate_suite, suite_policies
 
     if args.near is not None and not args.blind:
@@ -180,6 +189,9 @@ def evaluate(args: argparse.Namespace) -> int:
         **levels_played(names, args),
     }
     sets = playable_sets(run, list(names))
+    keep = None
+    if args.save_trajectories is not None:
+        keep = KeptEpisodes(args.save_trajectories, args.seed)
     if args.nelbo:
         extra["nelbo"] = _print_nelbo(run, list(names), args)
     rows: list[EvalRow] = []
@@ -195,6 +207,7 @@ def evaluate(args: argparse.Namespace) -> int:
             seed=args.seed,
             make_vec_env=make_vec_env,
             max_episode_steps=args.max_steps,
+            keep=keep,
         )
     timings = list(_timings(run, list(names), policies, args)) if args.latency else []
     if timings:
@@ -205,6 +218,9 @@ def evaluate(args: argparse.Namespace) -> int:
     console.print(escape(run_line(run.facts)))
     print_rows(named, groups)
     console.print(cost_table(named, [timing for _, timing in timings]))
+    if keep is not None:
+        keep.announce()
+        console.print(f"the episodes are in {escape(str(args.save_trajectories))}")
     write_rows(args.json, named, groups, extra)
     return 0
 

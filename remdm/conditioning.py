@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from remdm.anchors import ANCHORS, after_prefix, behind_prefix
+from remdm.anchors import ANCHORS, after_prefix, behind_prefix, with_past
 from remdm.base_agent import Observations, as_tensor
+from remdm.data.batch import Batch
 from remdm.diffusion.interface import Implausible, PlanSample
 from remdm.maps import NUM_ACTIONS, ArraySpec
 from remdm.nets.denoiser import OFFSET_KEY, Context
@@ -86,6 +87,38 @@ def check_conditioning(
             f"actions of map environments, got {', '.join(observation_spec)} and "
             f"{agent.num_actions} actions; set {name}.physics_penalty = False."
         )
+
+
+def check_stretch(agent: "DiffusionPlannerAgent", batch: Batch) -> None:
+    """Refuse states without the steps before them, where the net would remember those.
+
+    Raises:
+        ValueError: If the net has a memory and the batch no stretch.
+    """
+    if agent.memory_size and batch.stretch is None:
+        raise ValueError(
+            f"{type(agent.denoiser).__name__} remembers the steps before a state, and these states "
+            "come without them: what it believes there is not what it would believe in play; "
+            f"leave the NELBO out, or set {type(agent.denoiser).__name__}.memory_type = None."
+        )
+
+
+def behind_past(
+    agent: "DiffusionPlannerAgent", batch: Batch, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The labels of an aligned agent, with a prefix of past actions; see `with_past`.
+
+    Raises:
+        ValueError: If the batch has no past actions.
+    """
+    if batch.past is None:
+        raise ValueError(
+            "inpaint_anchor 'aligned' learns from the actions before an observation, and the "
+            "batch has none; call DiskTrajDataset.configure(past_actions=...) or set "
+            "DiffusionPlannerAgent.inpaint_anchor = 'none'."
+        )
+    share, count = agent.aligned_share, agent.num_actions
+    return with_past(batch.plans, batch.past, share, generator, count, batch.ranks)
 
 
 def usable_start(previous: Tensor, allowed: Tensor | None, num_actions: int) -> Tensor:

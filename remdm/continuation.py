@@ -1,14 +1,29 @@
-"""What running episodes carry from plan to plan: the actions executed, and the rest of the plan.
+"""What running episodes carry from plan to plan: actions, the rest of the plan, a memory.
 
 A planner that begins every plan anew needs none of it. One that inpaints a locked prefix needs the
-executed actions of the present plan window; one with a warm start needs the plan it had before.
+executed actions of the present plan window; one with a warm start needs the plan it had before; one
+whose net has a memory needs what it made of all the steps so far, whoever acted in them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
 from remdm.tokens import mask_token
+
+
+class Remembering(Protocol):
+    """The part of `remdm.base_agent.BaseAgent` that memories are made by."""
+
+    observation_keys: tuple[str, ...]
+
+    @property
+    def memory_size(self) -> int: ...  # noqa: D102
+
+    def remember(  # noqa: D102
+        self, observations: dict[str, np.ndarray], real: np.ndarray, memory: np.ndarray | None
+    ) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +37,15 @@ class Continuation:
             where nothing is known.
         confidence: float32 [N, H]: probability that each token of `previous` was drawn with, 0
             where nothing is known.
+        memory: float32 [N, memory_size] of the agent, of the moment before what is seen now, 0
+            where an episode begins; None where nothing has been remembered yet.
     """
 
     executed: np.ndarray
     num_executed: np.ndarray
     previous: np.ndarray
     confidence: np.ndarray
+    memory: np.ndarray | None = None
 
     def __getitem__(self, rows: np.ndarray | slice) -> "Continuation":
         """Some of the episodes."""
@@ -36,13 +54,15 @@ class Continuation:
             self.num_executed[rows],
             self.previous[rows],
             self.confidence[rows],
+            None if self.memory is None else self.memory[rows],
         )
 
 
 class RunningPlans:
     """Keeps a `Continuation` for every row of a vector environment.
 
-    A plan window holds H actions; after its last one the next window begins empty.
+    A plan window holds H actions; after its last one the next window begins empty. A memory has the
+    size of the agent that `remember` is called with first.
     """
 
     def __init__(self, rows: int, plan_horizon: int, num_actions: int) -> None:
@@ -68,15 +88,20 @@ class RunningPlans:
         """New episodes start in `rows`, int64 [n]; nothing is carried over."""
         missing = int(rows.max(initial=-1)) + 1 - len(self._kept.num_executed)
         if missing > 0:
-            more, kept = self._blank(missing), self._kept
+            more, kept, memory = self._blank(missing), self._kept, self._kept.memory
+            if memory is not None:
+                memory = np.pad(memory, ((0, missing), (0, 0)))
             self._kept = Continuation(
                 np.concatenate([kept.executed, more.executed]),
                 np.concatenate([kept.num_executed, more.num_executed]),
                 np.concatenate([kept.previous, more.previous]),
                 np.concatenate([kept.confidence, more.confidence]),
+                memory,
             )
         self._kept.executed[rows] = self.mask
         self._kept.num_executed[rows] = 0
+        if self._kept.memory is not None:
+            self._kept.memory[rows] = 0.0
         self.forget_plans(rows)
 
     def continuation(self, rows: np.ndarray) -> Continuation:
@@ -123,18 +148,65 @@ class RunningPlans:
         kept.previous[rows] = shifted(kept.previous[rows], lengths, self.mask)
         kept.confidence[rows] = shifted(kept.confidence[rows], lengths, 0.0)
 
+    def remember(
+        self, agent: Remembering, rows: np.ndarray, seen: dict[str, np.ndarray], real: np.ndarray
+    ) -> None:
+        """Let the memory of some episodes take in steps, whoever acted in them.
+
+        Args:
+            agent: Whose net remembers; one without a memory is asked for nothing.
+            rows: int64 [n].
+            seen: By name [n, K, ...]: what was seen before each step.
+            real: bool [n, K]: what is a step, in the order of time.
+
+        Raises:
+            ValueError: If the rows hold the memory of another net.
+        """
+        if not agent.memory_size or not real.any():
+            return
+        kept, size = self._kept, agent.memory_size
+        memory = kept.memory
+        if memory is None:
+            memory = np.zeros((len(kept.num_executed), size), np.float32)
+            self._kept = replace(kept, memory=memory)
+        if memory.shape[1] != size:
+            raise ValueError(
+                f"these episodes are remembered in {memory.shape[1]} numbers, and the net has "
+                f"{size}; play them from their beginning, or with the net that began them "
+                "(memory_type)."
+            )
+        used = np.flatnonzero(real.any(1))
+        slots = slice(int(np.flatnonzero(real.any(0))[-1]) + 1)
+        steps = {key: seen[key][used, slots] for key in agent.observation_keys}
+        memory[rows[used]] = agent.remember(steps, real[used, slots], memory[rows[used]])
+
     def state(self) -> dict[str, np.ndarray]:
-        """All that `restore` needs, as named arrays."""
+        """All that `restore` needs, as named arrays; no memory where there is none."""
         kept = self._kept
+        memory = {} if kept.memory is None else {"memory": kept.memory.copy()}
         return {
             "executed": kept.executed.copy(),
             "num_executed": kept.num_executed.copy(),
             "previous": kept.previous.copy(),
             "confidence": kept.confidence.copy(),
+            **memory,
         }
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Go on with what `state` gave."""
+        """Go on with what `state` gave.
+
+        Raises:
+            ValueError: If its memory is not one row of float32 numbers per episode.
+        """
+        memory = state.get("memory")
+        rows = len(state["num_executed"])
+        if memory is not None and (
+            memory.dtype != np.float32 or memory.ndim != 2 or len(memory) != rows
+        ):
+            raise ValueError(
+                f"the memory of {rows} episodes must be float32 of shape [{rows}, size], got "
+                f"{memory.dtype} of shape {list(memory.shape)}"
+            )
         self._kept = Continuation(**{name: array.copy() for name, array in state.items()})
 
 

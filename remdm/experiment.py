@@ -26,11 +26,13 @@ from remdm.training.assembly import PLANNER
 from remdm.training.collect_stats import CollectStats
 from remdm.training.evaluated_run import EvaluatedRun
 from remdm.training.interrupt import Stopped, StopRequest
+from remdm.training.loss_masks import checked
 from remdm.training.prefetch import prefetch
 from remdm.training.progress import Means
 from remdm.training.roles import BOTH, Role
 from remdm.training.tracking import any_process
 from remdm.training.trainer import AgentTrainer
+from remdm.training.val_loss import val_loss
 
 logger = logging.getLogger(__name__)
 
@@ -121,11 +123,14 @@ class Experiment(EvaluatedRun):
         """One epoch: collect, label, train, validate, save; or what is left of it."""
         progress, began = self.progress, time.monotonic()
         try:
-            if not progress.collected:
-                self.prepare_data()
-            metrics = progress.metrics | self.train_epoch()
-            if self.role.validates and self.budget.validates_after(progress.epoch):
-                metrics |= self.evaluate_val()
+            with self.scheduled.in_force() as told:
+                if not progress.collected:
+                    self.prepare_data()
+                metrics = progress.metrics | told | self.train_epoch()
+            if self.budget.validates_after(progress.epoch):
+                metrics |= val_loss(self)
+                if self.role.validates:
+                    metrics |= self.evaluate_val()
         finally:
             progress.seconds += time.monotonic() - began
         self.log(self.epoch_line(metrics))
@@ -149,6 +154,7 @@ class Experiment(EvaluatedRun):
                 metrics |= self.collect_new_training_data()
             metrics |= self.label_new_training_data()
             metrics |= self.dataset.on_end_of_collection(self)
+        self.levels.check(self.dataset)
         self.progress.metrics, self.progress.collected = metrics, True
 
     # Its steps
@@ -172,6 +178,7 @@ class Experiment(EvaluatedRun):
         while (done := self.collector.share_done(stats, target)) < 1 and not self.stop.requested:
             self.bar.show(progress, f"collecting {done:.0%}")
             self.interact(agent, stats, beta)
+            self.write_finished()
         self.write_shard()
         new = stats.env_steps - before
         progress.env_steps += int(self.reduce({"steps": new}, "sum")["steps"])
@@ -204,6 +211,12 @@ class Experiment(EvaluatedRun):
         if path is not None:
             self.transport.deliver(path)
 
+    def write_finished(self) -> None:
+        """Write a shard once enough has ended; a separate collector writes one per stretch."""
+        most = self.shard_timesteps
+        if self.role.alone and most is not None and self.buffer.finished_steps >= most:
+            self.buffer.flush_finished(self.progress.epoch)
+
     def label_new_training_data(self) -> dict[str, float]:
         """Ask the oracle for a plan at every state that has none yet."""
         began = time.monotonic()
@@ -220,7 +233,10 @@ class Experiment(EvaluatedRun):
         """
         ranks, rows = Ranks.of(self.accelerator), self.batch_size
         rng = numpy_generator(self.seed, "batch", 0, index)
-        window = self.dataset.sample(ranks.whole(rows), rng, rows=ranks.part(rows))
+        if self.dataset.walks:
+            window = self.dataset.walked(index, ranks.part(rows))
+        else:
+            window = self.dataset.sample(ranks.whole(rows), rng, rows=ranks.part(rows))
         if self.augment is not None:
             # Alters some rows by what others hold, so each process needs chances of its own.
             if self.rank:
@@ -230,7 +246,8 @@ class Experiment(EvaluatedRun):
 
     def batches(self) -> Generator[Batch, None, None]:
         """What is left of the epoch's batches."""
-        first = self.progress.total_batches
+        first, rows = self.progress.total_batches, Ranks.of(self.accelerator).whole(self.batch_size)
+        self.dataset.begin_walk(first, rows, self.seed)
         left = self.train_batches_per_epoch - self.progress.batches
         yield from prefetch(self.make_batch, range(first, first + left), self.dloader_workers)
 
@@ -283,15 +300,31 @@ class Experiment(EvaluatedRun):
             Scalars of this process; their means over all processes are those of the whole batch.
         """
         batch = batch.to(self.DEVICE)
+        batch = checked(self.edit_loss_mask(batch), batch)
         results: dict[str, float] = {}
         for name, trainer in self.trainers.items():
             index, device = self.progress.total_batches, str(self.DEVICE)
             generator = torch_generator(self.seed, "masks", 0, index, device=device)
             with trainer.accumulate():
-                loss, metrics = self.compute_loss(trainer, batch, generator)
+                own = trainer.remembering(batch) if self.dataset.walks else batch
+                loss, metrics = self.compute_loss(trainer, own, generator)
                 metrics |= {"loss": loss.detach(), **trainer.update(loss)}
             results |= {f"{name}/{key}": float(value) for key, value in metrics.items()}
         return results
+
+    def edit_loss_mask(self, batch: Batch) -> Batch:
+        """Say what of a batch is learnt from; see `remdm.training.loss_masks`.
+
+        Args:
+            batch: On the training device.
+
+        Returns:
+            The batch itself, or one with other weights or another token mask.
+        """
+        if self.loss_mask is None:
+            return batch
+        chance = torch_generator(self.seed, "mask", self.rank, self.progress.total_batches)
+        return self.loss_mask(batch, self.agent, chance)
 
     def compute_loss(
         self, trainer: AgentTrainer, batch: Batch, generator: torch.Generator

@@ -7,6 +7,7 @@ from torch import Tensor
 from remdm.data.batch import Batch
 from remdm.diffusion.corruption import Corrupted
 from remdm.nets.denoiser import Context
+from remdm.stretch import Stretch
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class Outputs:
         real: bool [D, B, H]: where there was a question with an answer that is worth learning. END
             after the first END is none.
         corrupted: Of a planner by diffusion, how its plans were masked; None for others.
+        stretch: How the B states follow one another; None where each stands on its own.
+        memory: [R, memory_size]: what the network remembered before them; None for nothing.
     """
 
     observations: dict[str, Tensor]
@@ -39,6 +42,8 @@ class Outputs:
     classes: Tensor
     real: Tensor
     corrupted: Corrupted | None = None
+    stretch: Stretch | None = None
+    memory: Tensor | None = None
 
     def weights(self, batch: Batch) -> Tensor:
         """What each answer counts, float32 [D, B, H]: the plan's weight where it is real."""

@@ -162,3 +162,17 @@ def heat(repeats: np.ndarray) -> np.ndarray:
     """Factor on the sampler's temperature after `repeats` plans in the same state, float32."""
     factor = 1.0 + HEAT_PER_REPEAT * (repeats - FREE_REPEATS)
     return np.clip(factor, 1.0, MAX_HEAT).astype(np.float32)
+
+
+def total_heat(repeats: np.ndarray | None, factor: float, like: Tensor) -> Tensor | None:
+    """Factor on the temperature of N plans, float32 [N, 1, 1]; None where it is 1 for all.
+
+    Args:
+        repeats: int64 [N]: see `heat`; None where they are of no concern.
+        factor: One more, of all plans.
+        like: [N, ...]: on the device where it is wanted.
+    """
+    if repeats is None and factor == 1.0:
+        return None
+    own = np.ones(len(like), np.float32) if repeats is None else heat(repeats)
+    return torch.from_numpy(own[:, None, None] * np.float32(factor)).to(like.device)

@@ -22,6 +22,7 @@ from remdm.nets.ego import EgoDenoiser
 from remdm.outputs import Outputs
 from remdm.planning_constraints import door_directions
 from remdm.soft_targets import LOGITS_KEY, check_soft_targets, soft_target_loss
+from remdm.token_masks import counting
 from remdm.tokens import end_token, mask_token
 
 
@@ -90,26 +91,27 @@ class PolicyAgent(DenoiserAgent):
         self.label_keys = (LOGITS_KEY,) if soft_target_weight else ()
         self.action_constraints = action_constraints
         self.loop_breaker = loop_breaker
+        self.reads_continuation = self.memory_size > 0
         self.autocast_inference = InferencePrecision.checked(autocast_inference)
 
-    def action_logits(self, observations: dict[str, Tensor]) -> tuple[Tensor, Context]:
-        """Float32 logits [B, num_actions] and the encoding they come from."""
-        context = self.denoiser.encode(observations)
-        device = context[0].device
-        count = len(observations[self.observation_keys[0]])
-        query = torch.full((count, 1), mask_token(self.num_actions), device=device)
+    def action_logits(self, context: Context) -> Tensor:
+        """Float32 logits [B, num_actions] of B encoded states."""
+        first = context[0]
+        query = torch.full((len(first), 1), mask_token(self.num_actions), device=first.device)
         logits = self.denoiser.denoise(context, query, 1.0)
-        return logits[:, 0, : self.num_actions], context
+        return logits[:, 0, : self.num_actions]
 
     def outputs(self, batch: Batch, generator: torch.Generator) -> Outputs:
         """The one question of every state; see `DenoiserAgent`."""
         observations = self.on_device(batch.observations)
-        logits, context = self.action_logits(observations)
+        context, before = self.encode_batch(observations, batch)
+        logits = self.action_logits(context)
         actions = batch.plans[:, :1]
         query = torch.full_like(actions, mask_token(self.num_actions))[None]
-        real = (actions < self.num_actions)[None]
+        real = counting((actions < self.num_actions)[None], batch.token_mask)
         logits = logits[None, :, None]
-        return Outputs(observations, context, query, 1.0, logits, actions, actions, real)
+        asked = observations, context, query, 1.0, logits, actions, actions, real
+        return Outputs(*asked, stretch=batch.stretch, memory=before)
 
     def token_loss(self, batch: Batch, outputs: Outputs) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted cross-entropy of the labels' first actions, where there is one."""
@@ -136,8 +138,9 @@ class PolicyAgent(DenoiserAgent):
     def write_plans(self, request: PlanRequest, generator: torch.Generator) -> PlanSample:
         """One action and END per observation; see `BaseAgent.plan`."""
         count, device = request.count, request.device
+        context = self.encode_now(request, request.tensors)
         with request.precision.encoding():
-            logits, _ = self.action_logits(request.tensors)
+            logits = self.action_logits(context)
         self._check_finite(logits, request.tensors)
         if request.first_token_mask is not None:
             ruled_out = ~request.first_token_mask[:, : self.num_actions]

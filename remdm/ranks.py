@@ -82,6 +82,24 @@ class Ranks:
 ALONE = Ranks()
 
 
+def weighted_mean(values: Tensor, weights: Tensor, ranks: Ranks) -> Tensor:
+    """The mean of what counts, over the batch of all processes; 0 where nothing does.
+
+    Args:
+        values: Floating, of any shape.
+        weights: Of the same shape, at least 0. What has weight 0 has no gradient, not even where
+            its value is not finite.
+        ranks: Of the batch.
+
+    Returns:
+        A scalar whose mean over the processes is the mean over all of them.
+    """
+    weights = weights.to(values)
+    (total,) = ranks.means(weights.sum())
+    counted = torch.where(weights > 0, values, 0.0) * weights
+    return counted.sum() / torch.where(total == 0, 1.0, total)
+
+
 @contextlib.contextmanager
 def lost_process_told() -> Iterator[None]:
     """Say what it means when a message between processes fails; also a decorator.

@@ -162,7 +162,7 @@ def test_single_step_agent_draws_from_its_tempered_distribution():
     torch.nn.init.normal_(agent.denoiser.head.weight, std=0.5)
     one = {key: value[:1] for key, value in random_states(2).items()}
     with torch.inference_mode():
-        logits, _ = agent.action_logits(tensors(one))
+        logits = agent.action_logits(agent.denoiser.encode(tensors(one)))
     wanted = (logits[0] / 2.0).softmax(-1)
     many = {key: value.repeat(2500, 0) for key, value in one.items()}
     source = generator()

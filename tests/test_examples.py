@@ -131,6 +131,19 @@ def test_own_objective_is_minimised_beside_the_agents_own(folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_long_trajectories_are_walked_through_and_played_with_and_without_memory(
+    folder: Path,
+) -> None:
+    flags, recipe = ["--demonstrations", "5"], "long_trajectories"
+    done = run_program(example("07_long_trajectories"), *flags, folder=folder, recipe=recipe)
+    assert done.returncode == 0, done.stderr
+    told = re.compile(r"^(CueCorridor.+): won \d.+with its memory, .+ without$", re.MULTILINE)
+    corridors = [f"CueCorridor-4x{steps}-v0" for steps in (2, 6, 14, 28)]
+    assert told.findall(done.stdout) == corridors
+    assert "walk 0 through the episodes" in done.stderr
+
+
+@pytest.mark.slow
 def test_maze_paths_are_learnt_by_both_nets_and_counted(folder: Path) -> None:
     flags = ["--mazes", "300", "--updates", "3", "--held_out", "40", "--json", "rows.json"]
     done = run_script(example("03_maze_paths"), *flags, folder=folder)
@@ -214,3 +227,17 @@ def test_recipe_of_the_seed_runs_when_tiny(tmp_path: Path) -> None:
         assert experiment.trainers["planner"].updates == 2
     finally:
         experiment.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_dagger_learns_from_a_scripted_expert_and_tells_its_share(env: str, folder: Path) -> None:
+    flags = ["--env", env, "--total_steps", "250", "--seeds", "2", "--episodes", "2"]
+    done = run_script(example("08_dagger_any_expert"), *flags, "--json", "it.json", folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert "share of the expert's gain over chance" in done.stdout
+    found = json.loads((folder / "it.json").read_text())
+    assert found["chance"] < found["expert"]
+    assert len(found["learner"]) == len(found["shares"]) == 2
+    for seed in range(2):
+        assert (folder / "runs" / f"dagger {env} seed {seed}" / "policy" / "config.gin").is_file()

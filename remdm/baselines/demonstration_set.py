@@ -25,6 +25,7 @@ from remdm.training.demonstration_records import (
     Record,
 )
 from remdm.training.demonstrations import Demonstrations
+from remdm.training.level_guard import check_levels
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +207,11 @@ def _within(
     budget: int,
     action_names: Sequence[str],
 ) -> DemonstrationSet:
-    """The first pieces of all environments, in turn, that the budget pays for."""
+    """The first pieces of all environments, in turn, that the budget pays for.
+
+    Raises:
+        ValueError: If they were played to measure, or there are none.
+    """
     order = sorted(
         (record for record in records if record.piece.env in envs),
         key=lambda r: (r.piece.seed, r.piece.first, list(envs).index(r.piece.env)),
@@ -220,4 +225,5 @@ def _within(
             names.append(record.shard)
     there = {path.name for path in listed(folder.protected)}
     shards = [Shard.open(folder.protected / name) for name in names if name in there]
+    check_levels(shards, envs)
     return DemonstrationSet(shards, spent, action_names)

@@ -45,6 +45,8 @@ class Batch:
         stretch: See `Window`.
         memory: With a stretch, what its rows remember of earlier batches. None for nothing, and
             then nothing is carried on either.
+        token_mask: bool [B, plan_horizon]: which tokens of the plans are learnt from, where not
+            all are; see `remdm.token_masks`.
     """
 
     observations: dict[str, torch.Tensor]
@@ -55,6 +57,7 @@ class Batch:
     ranks: Ranks = ALONE
     stretch: Stretch | None = None
     memory: CarriedMemory | None = None
+    token_mask: torch.Tensor | None = None
 
     @classmethod
     def from_window(cls, window: Window, ranks: Ranks = ALONE) -> "Batch":
@@ -84,4 +87,5 @@ class Batch:
             self.ranks,
             None if self.stretch is None else self.stretch.to(device),
             self.memory,
+            None if self.token_mask is None else moved(self.token_mask),
         )

@@ -12,7 +12,26 @@ from remdm.data.labels import Labeller
 
 
 class RLDataset(ABC):
-    """What an experiment asks of the data it learns from."""
+    """What an experiment asks of the data it learns from.
+
+    Attributes:
+        stretch_steps: Consecutive steps of an episode that a row of a batch shows; None where
+            windows are drawn singly.
+        val_share: Share of the levels that are kept back from training.
+    """
+
+    stretch_steps: int | None = None
+    val_share: float = 0.0
+
+    @property
+    def walks(self) -> bool:
+        """Whether a row goes on in the next batch where it was, so that memory can be carried."""
+        return False
+
+    @property
+    def has_val_windows(self) -> bool:
+        """Whether anything is kept back from training, for `val_window`."""
+        return False
 
     @property
     def save_new_trajs_to(self) -> Path | None:
@@ -51,6 +70,43 @@ class RLDataset(ABC):
         Raises:
             RuntimeError: If there is nothing to draw from.
         """
+
+    def begin_walk(self, batch: int, windows: int, seed: int) -> None:
+        """Say where a run is, before batches are asked for; called by all processes.
+
+        Args:
+            batch: The run's next batch. Where there is something else to learn from than before,
+                all rows begin episodes with it.
+            windows: Of a batch, over all processes.
+            seed: Of the run.
+        """
+        return
+
+    def walked(self, batch: int, rows: slice) -> Window:
+        """What rows show in a batch of the run, if they walk. Safe to call from several threads.
+
+        Args:
+            batch: Of the run, at least the one that was said last.
+            rows: Which windows of it to copy, in whole stretches.
+
+        Raises:
+            RuntimeError: If rows do not walk.
+        """
+        raise RuntimeError(f"rows of {type(self).__name__} do not walk; see `walks`")
+
+    def val_window(self, batch: int, windows: int, seed: int, rows: slice) -> Window:
+        """A batch of what is kept back from training, the same whenever it is asked for.
+
+        Args:
+            batch: Its number, from 0; where rows walk, they do so from batch to batch.
+            windows: See `begin_walk`.
+            seed: Of the run.
+            rows: See `walked`.
+
+        Raises:
+            RuntimeError: If nothing is kept back.
+        """
+        raise RuntimeError(f"{type(self).__name__} keeps nothing back; see `has_val_windows`")
 
     def configure_from_experiment(self, experiment: Any) -> None:
         """Learn from the experiment what only it knows; called once, before anything else."""

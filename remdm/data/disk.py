@@ -7,11 +7,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import gin
-import numpy as np
 
-from remdm.data.batch import Window
 from remdm.data.contents import WindowContents
-from remdm.data.contract import RLDataset
 from remdm.data.eviction import Limits
 from remdm.data.folder import DatasetFolder
 from remdm.data.following import ManifestFollower
@@ -20,9 +17,11 @@ from remdm.data.labels import LabelIdentity, Labeller, label_shard
 from remdm.data.limit_checks import check_limits
 from remdm.data.manifest import go_on_from_manifest, rewind_manifest
 from remdm.data.opened import OpenFiles
-from remdm.data.sampling import Balance, WindowIndex, check_balance
+from remdm.data.sampling import Balance, WindowIndex
 from remdm.data.scan import Scanner
 from remdm.data.shard_windows import WindowRules
+from remdm.data.stretch_dataset import StretchDataset
+from remdm.data.stretches import rows_of
 from remdm.data.targets import check_end_after, check_return_weight_cap, check_target
 from remdm.data.tensor_file import DamagedFileError
 from remdm.data.unlabelled import LabelQueue
@@ -45,7 +44,7 @@ class Processes(Protocol):
 
 
 @gin.configurable(module="remdm", denylist=["dset_root", "dset_name"])
-class DiskTrajDataset(RLDataset):
+class DiskTrajDataset(StretchDataset):
     """Windows drawn from shards and label files in a folder.
 
     Below `dset_root/dset_name` lie `shards/`, `labels/`, `protected/` (shards that are never
@@ -66,6 +65,10 @@ class DiskTrajDataset(RLDataset):
         end_after: str = "won",
         return_weight_cap: float | None = None,
         won_only: bool = False,
+        stretch_steps: int | None = None,
+        stretches: str = "walk",
+        padded_sampling: str = "none",
+        val_share: float = 0.0,
         unlink_after: int = 1,
         stale_after_minutes: float = 30.0,
     ) -> None:
@@ -86,6 +89,17 @@ class DiskTrajDataset(RLDataset):
         return_weight_cap: Weigh windows by their return: with R the sum of the rewards of a plan's
             steps, at least 0, by clip(R / mean R, 0.1, this). None weighs all alike.
         won_only: Only draw from episodes that were won in the end.
+        stretch_steps: Consecutive steps of an episode that a row of a batch shows, of which
+            `Experiment.batch_size` must be a multiple; None draws windows singly. Steps without a
+            label are then shown, too, with weight 0.
+        stretches: "walk" lets every row walk through an episode, batch after batch, so that a net
+            with memory carries it on; each pass shows every episode once, and `balance` only says
+            which environments are left out. Where data change, all rows begin anew. "random"
+            draws stretches around windows.
+        padded_sampling: Borders of an episode that a random stretch may lie over: "none", "left",
+            "right" or "both". One of a shorter episode always lies over its end.
+        val_share: Share of the levels (environment and level seed) that are not trained on; see
+            `Experiment.val_loss_batches`. Which ones depends on nothing else.
         unlink_after: Manifest generations that an evicted file outlives its eviction. With at
             least the number of epochs between checkpoints, a resumed run finds all its data.
         stale_after_minutes: Age from which a temporary file counts as left by a killed writer.
@@ -96,13 +110,13 @@ class DiskTrajDataset(RLDataset):
         check_target(target)
         check_end_after(end_after)
         check_return_weight_cap(return_weight_cap)
-        check_balance(balance)
+        super().__init__(balance, stretch_steps, stretches, padded_sampling, val_share)
         self.folder = DatasetFolder(Path(dset_root) / dset_name)
         self.limits = Limits(
             dset_max_timesteps, dset_max_bytes, unlink_after, stale_after_minutes * 60
         )
         self.dset_min_timesteps, self.dset_max_cycles = dset_min_timesteps, dset_max_cycles
-        self.balance, self.target, self.won_only = balance, target, won_only
+        self.target, self.won_only = target, won_only
         self.end_after, self.return_weight_cap = end_after, return_weight_cap
         self.manifest = Manifest()
         self.index: WindowIndex | None = None
@@ -156,7 +170,13 @@ class DiskTrajDataset(RLDataset):
             None if history_keys is None else tuple(history_keys),
         )
         rules = WindowRules(
-            plan_horizon, self.target, self.end_after, self.return_weight_cap, contents
+            plan_horizon,
+            self.target,
+            self.end_after,
+            self.return_weight_cap,
+            contents,
+            self.stretch_steps is not None,
+            self.val_share,
         )
         names = None if action_names is None else tuple(action_names)
         self._windows = WindowStore(
@@ -180,6 +200,8 @@ class DiskTrajDataset(RLDataset):
         if self.dset_max_cycles is not None:
             kept = experiment.budget.frames.steps_in(self.dset_max_cycles)
             self.limits = replace(self.limits, max_steps=kept)
+        if self.stretch_steps is not None:
+            rows_of(experiment.batch_size, self.stretch_steps)
         past = sorted(key for key in keys if key.startswith(HISTORY_PREFIX))
         self.configure(
             experiment.agent.plan_horizon,
@@ -215,16 +237,18 @@ class DiskTrajDataset(RLDataset):
         steps = sum(e.steps for e in shards)
         return f"{steps:,} steps in {len(shards)} shards in {self.folder.root} ({self.target})"
 
-    def sample(
-        self, batch_size: int, rng: np.random.Generator, rows: slice | None = None
-    ) -> Window:
-        """See `RLDataset`."""
+    def current_index(self) -> WindowIndex:
+        """See `StretchDataset`."""
         if self.index is None:
             raise RuntimeError(
                 f"{self.folder.root} has nothing to draw from yet; collect and label first, then "
                 "call on_end_of_collection() or refresh()"
             )
-        return self.index.sample(batch_size, rng, rows)
+        return self.index
+
+    def current_val_index(self) -> WindowIndex | None:
+        """See `StretchDataset`."""
+        return None if self._windows is None else self._windows.val_index
 
     def label_new(self, oracle: Labeller, plan_horizon: int) -> int:
         """See `RLDataset`. With several processes, each labels a part of the shards."""
@@ -334,6 +358,7 @@ class DiskTrajDataset(RLDataset):
             "buffer/shards": float(len(shards)),
             "buffer/windows": float(sum(counts.values())),
             **{f"buffer/windows/{env}": float(count) for env, count in counts.items()},
+            **self.val_metrics(),
             "buffer/evicted_timesteps": float(self.manifest.evicted_steps),
             "buffer/quarantined_files": float(self.folder.num_quarantined),
         }
@@ -349,7 +374,7 @@ class DiskTrajDataset(RLDataset):
     def state(self) -> dict[str, Any]:
         """See `RLDataset`: the manifest, and the shards that are on disk, drawn from or not."""
         names = [path.name for path in self.folder.shard_paths()]
-        return {"manifest": self.manifest.to_json(), "shards": names}
+        return {"manifest": self.manifest.to_json(), "shards": names, **self.walk_state()}
 
     def restore(self, state: Mapping[str, Any], *, keep_newer: bool = False) -> None:
         """See `RLDataset`. What was made since moves to `superseded/`, unless it is kept.
@@ -358,6 +383,7 @@ class DiskTrajDataset(RLDataset):
         one on disk.
         """
         manifest = Manifest.from_json(state["manifest"])
+        self.restore_walk(state)
         self._scanner.wait()
         main = self._processes is None or self._processes.process_index == 0
         if main and self._may_edit and keep_newer:

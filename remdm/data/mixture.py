@@ -68,6 +68,12 @@ class MixtureOfDatasets(RLDataset):
                 "MixtureOfDatasets.sampling_weights must be one finite weight >= 0 for each of "
                 f"the {len(datasets)} datasets, not all 0, got {sampling_weights}"
             )
+        if any(d.stretch_steps is not None for d in datasets):
+            raise ValueError(
+                "MixtureOfDatasets draws windows singly, and a dataset of it gives stretches; set "
+                "DiskTrajDataset.stretch_steps = None, or Experiment.dataset_type = "
+                "@DiskTrajDataset."
+            )
         self.datasets = tuple(datasets)
         self.shares = shares / shares.sum()
 

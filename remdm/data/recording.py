@@ -1,10 +1,11 @@
 """The buffer that takes what actors do and writes it as shards.
 
 A shard lays the steps of its segments one after another. A segment is an episode or a piece of
-one: an episode that is still going on when the buffer is written continues in a later shard with
-`first_step > 0`.
+one: an episode that is still going on when the buffer is written, or that is cut (see
+`remdm.data.pieces`), continues in another segment with `first_step > 0`.
 """
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from remdm.data.pieces import PieceLength
 from remdm.data.records import Segment, StepArrays, StepChunk, valid_steps
 from remdm.data.shard_checks import MOST_ACTIONS
 from remdm.data.shard_file import write_shard
@@ -20,12 +22,16 @@ from remdm.data.shard_names import ShardName, parse_shard_name, parsed_or_none, 
 
 @dataclass(slots=True)
 class _OpenSegment:
-    """A segment that grows; `parts` are (block, start, stop) of the steps it has so far."""
+    """A segment that grows, up to `most` steps if there is a limit.
+
+    `parts` are (block, start, stop) of the steps it has so far.
+    """
 
     env: str
     seed: int
     first_step: int
     policy_version: int
+    most: float
     length: int
     parts: list[tuple[int, int, int]]
 
@@ -46,12 +52,14 @@ class RecordingBuffer:
         collector: str = "main",
         *,
         policy_version: int = 0,
+        piece_length: PieceLength | None = None,
     ) -> None:
         """Args:
         folder: Where shards go, made if missing; None drops all steps.
         action_names: One name per action.
         collector: Name of this collector, part of the file names; no two may share one.
         policy_version: Version of the policy that acts.
+        piece_length: Steps after which an episode goes on in another piece; None cuts none.
         """
         shard_name(0, collector, 0, 0)
         if len(action_names) > MOST_ACTIONS:
@@ -60,7 +68,7 @@ class RecordingBuffer:
             )
         self.folder, self.collector = folder, collector
         self.action_names = tuple(action_names)
-        self.policy_version = policy_version
+        self.policy_version, self._piece_length = policy_version, piece_length
         # Epoch and sequence of the newest shard; whether the folder was searched for it.
         self._last, self._searched = (-1, -1), False
         self._blocks: list[StepArrays] = []
@@ -77,11 +85,21 @@ class RecordingBuffer:
     @property
     def num_steps(self) -> int:
         """Steps recorded and not yet written."""
-        return sum(len(b) for b in self._blocks)
+        return self.finished_steps + sum(s.length for s in self._open.values())
+
+    @property
+    def finished_steps(self) -> int:
+        """Those of whole episodes and of pieces that have ended."""
+        return sum(segment.length for segment, _ in self._closed)
+
+    @property
+    def finished_episodes(self) -> int:
+        """Episodes whose last step is among `finished_steps`."""
+        return sum(segment.final for segment, _ in self._closed)
 
     @property
     def nbytes(self) -> int:
-        """Bytes recorded and not yet written."""
+        """Bytes that are held for them."""
         return sum(b.nbytes for b in self._blocks)
 
     def append(
@@ -104,9 +122,15 @@ class RecordingBuffer:
         self._blocks.append(block)
         for row in np.flatnonzero(lengths).tolist():
             stop, length = int(stops[row]), int(lengths[row])
-            segment = self._continue(row, env_names[row], int(seeds[row]))
-            segment.parts.append((index, stop - length, stop))
-            segment.length += length
+            start = stop - length
+            while start < stop:
+                segment = self._continue(row, env_names[row], int(seeds[row]))
+                taken = int(min(stop - start, segment.most - segment.length))
+                segment.parts.append((index, start, start + taken))
+                segment.length += taken
+                start += taken
+                if segment.length == segment.most and (start < stop or not done[row]):
+                    self._close(row, won=None)
             if done[row]:
                 self._close(row, won=bool(chunk.won[row]))
 
@@ -121,10 +145,17 @@ class RecordingBuffer:
         """
         if self.folder is None:
             return
-        ended = won is not None
-        segment = Segment(env, seed, 0, len(steps), won, ended, self.policy_version, self.collector)
-        self._closed.append((segment, [(len(self._blocks), 0, len(steps))]))
+        first, index = 0, len(self._blocks)
         self._blocks.append(steps)
+        while first < len(steps):
+            stop = int(min(len(steps), first + self._most(env, seed, first)))
+            outcome = won if stop == len(steps) else None
+            segment = Segment(
+                env, seed, first, stop - first, outcome, outcome is not None,
+                self.policy_version, self.collector,
+            )  # fmt: skip
+            self._closed.append((segment, [(index, first, stop)]))
+            first = stop
 
     def reopen(
         self,
@@ -165,6 +196,17 @@ class RecordingBuffer:
                 self._close(row, won=None)
             self._position.pop(row, None)
 
+    def cut(self, rows: Sequence[int]) -> None:
+        """Say that a limit ends the episodes of `rows` with the step before: they are lost.
+
+        An episode without any step is none.
+        """
+        for row in rows:
+            if row in self._open:
+                block, _, stop = self._open[row].parts[-1]
+                self._blocks[block].truncated[stop - 1] = True
+                self._close(row, won=False)
+
     def flush(
         self,
         epoch: int,
@@ -191,6 +233,15 @@ class RecordingBuffer:
         """
         for row in sorted(self._open):
             self._close(row, won=None)
+        return self.flush_finished(epoch, state, confirm)
+
+    def flush_finished(
+        self,
+        epoch: int,
+        state: Mapping[str, np.ndarray] | None = None,
+        confirm: Callable[[], None] | None = None,
+    ) -> Path | None:
+        """`flush` without the pieces that still go on, which stay here."""
         if self.folder is None or not self._closed:
             return None
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -201,9 +252,17 @@ class RecordingBuffer:
         write_shard(path, segments, arrays, self.action_names, state=state, confirm=confirm)
         told = parse_shard_name(path.name)
         self._last = (told.epoch, told.sequence)
-        self._blocks.clear()
         self._closed.clear()
+        self._keep_blocks_of_open()
         return path
+
+    def _keep_blocks_of_open(self) -> None:
+        """Let go of all steps but those of segments that still grow, and of their neighbours."""
+        wanted = sorted({block for s in self._open.values() for block, _, _ in s.parts})
+        place = {block: number for number, block in enumerate(wanted)}
+        self._blocks = [self._blocks[block] for block in wanted]
+        for segment in self._open.values():
+            segment.parts = [(place[block], start, stop) for block, start, stop in segment.parts]
 
     def _new_path(self, folder: Path, epoch: int) -> Path:
         if not self._searched:
@@ -214,7 +273,8 @@ class RecordingBuffer:
             self._last, self._searched = max([self._last, *own]), True
         last_epoch, last = self._last
         sequence = last + 1 if epoch <= last_epoch else 0
-        return folder / shard_name(max(epoch, last_epoch), self.collector, sequence, self.num_steps)
+        steps = self.finished_steps
+        return folder / shard_name(max(epoch, last_epoch), self.collector, sequence, steps)
 
     def _continue(self, row: int, env: str, seed: int) -> _OpenSegment:
         open_segment = self._open.get(row)
@@ -225,8 +285,13 @@ class RecordingBuffer:
             self._close(row, won=None)
         known = self._position.get(row)
         first = known[2] if known is not None and known[:2] == (env, seed) else 0
-        self._open[row] = _OpenSegment(env, seed, first, self.policy_version, 0, [])
+        most = self._most(env, seed, first)
+        self._open[row] = _OpenSegment(env, seed, first, self.policy_version, most, 0, [])
         return self._open[row]
+
+    def _most(self, env: str, seed: int, first: int) -> float:
+        """Most steps of a segment that begins with step `first` of an episode."""
+        return math.inf if self._piece_length is None else self._piece_length(env, seed, first)
 
     def _close(self, row: int, *, won: bool | None) -> None:
         s = self._open.pop(row)

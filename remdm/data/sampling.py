@@ -74,6 +74,7 @@ class WindowIndex:
     """All windows that one generation of a dataset offers.
 
     Attributes:
+        parts: The windows of each shard.
         env_names: Environments that occur, sorted; `Window.env_ids` are places in it.
         row_nbytes: Bytes of one window.
     """
@@ -97,7 +98,7 @@ class WindowIndex:
         Raises:
             ValueError: If shards do not fit together, or nothing has a positive share.
         """
-        self._parts, self._balance, self._verify = parts, balance, verify
+        self.parts, self._balance, self._verify = tuple(parts), balance, verify
         self.env_names = tuple(sorted({name for part in parts for name in part.shard.envs}))
         sizes, self._first = _sizes(parts, self.env_names)
         self._tables = _Tables.of(sizes, self.env_names, balance)
@@ -156,6 +157,15 @@ class WindowIndex:
         place = number - tables.limits[cell] + tables.sizes[env, shard] + self._first[env, shard]
         return env, shard, self._steps.gather(shard, place)["steps"].astype(np.int64)
 
+    def whole(self) -> np.ndarray:
+        """Verify all shards now that were not yet.
+
+        Returns:
+            bool [S]: those that are what was written; of the others nothing is drawn.
+        """
+        self._may_draw(np.arange(len(self.parts)))
+        return np.ones(len(self.parts), np.bool_) if self._unseen is None else ~self._unseen
+
     def _may_draw(self, shard: np.ndarray) -> bool:
         """Verify shards that were not seen yet; False if some of them are left out from now on."""
         unseen = self._unseen
@@ -163,7 +173,7 @@ class WindowIndex:
             return True
         damaged = []
         for place in np.unique(shard[unseen[shard]]).tolist():
-            if self._verify(self._parts[place]):
+            if self._verify(self.parts[place]):
                 unseen[place] = False
             else:
                 damaged.append(place)
@@ -184,6 +194,19 @@ class WindowIndex:
         env, shard, step = self.draw(batch_size, rng)
         if rows is not None:
             env, shard, step = env[rows], shard[rows], step[rows]
+        return self.gather(env, shard, step)
+
+    def gather(self, env: np.ndarray, shard: np.ndarray, step: np.ndarray) -> Window:
+        """Copy windows, of drawable steps or of others.
+
+        Args:
+            env: int64 [B]: their environments; they are believed.
+            shard: int64 [B]: places in `parts`.
+            step: int64 [B]: steps within the shards.
+
+        Raises:
+            IndexError: If there is no such step.
+        """
         arrays = self._gatherer.gather(shard, step)
         plans, weights = arrays.pop(PLANS), arrays.pop(WEIGHTS)
         past = arrays.pop(PAST, None)

@@ -75,6 +75,16 @@ class SegmentTable:
         return self.rows[:, _ENV]
 
     @property
+    def seed(self) -> np.ndarray:
+        """int64 [S]: level seeds."""
+        return self.rows[:, _SEED]
+
+    @property
+    def collector(self) -> np.ndarray:
+        """int64 [S]: places in `collectors`."""
+        return self.rows[:, _COLLECTOR]
+
+    @property
     def first_step(self) -> np.ndarray:
         """int64 [S]: steps of the episode before each segment."""
         return self.rows[:, _FIRST_STEP]

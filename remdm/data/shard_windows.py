@@ -29,6 +29,8 @@ class WindowRules:
             when None.
         contents: What a window holds. Steps whose history is not in their shard as far as the
             episode had begun are not drawn.
+        in_stretches: Whether steps that are not drawn are shown all the same, with weight 0.
+        val_share: Share of the levels that are kept back for validation.
     """
 
     plan_horizon: int
@@ -36,6 +38,8 @@ class WindowRules:
     end_after: str = "won"
     return_weight_cap: float | None = None
     contents: WindowContents = field(default_factory=WindowContents)
+    in_stretches: bool = False
+    val_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +66,30 @@ class ShardWindows:
     past_specs: Specs
     addresses: np.ndarray
     kept: tuple[np.ndarray, ...]
+
+    @property
+    def steps(self) -> np.ndarray:
+        """int32 [N]: the drawable steps, environment after environment."""
+        return self.kept[0]
+
+    def among(self, chosen: np.ndarray) -> "ShardWindows":
+        """Those of some steps only.
+
+        Args:
+            chosen: bool [T].
+        """
+        stays = chosen[self.steps]
+        env = np.arange(len(self.counts)).repeat(self.counts)[stays]
+        steps = self.steps[stays]
+        addresses = self.addresses.copy()
+        addresses[:1] = addresses_of([steps])
+        return replace(
+            self,
+            count=len(steps),
+            counts=np.bincount(env, minlength=len(self.counts)),
+            addresses=addresses,
+            kept=(steps, *self.kept[1:]),
+        )
 
 
 def shard_windows(
@@ -94,6 +122,9 @@ def shard_windows(
         drawable &= allowed
     if rules.return_weight_cap is not None:
         targets = _weighed_by_return(shard, targets, drawable, rules.return_weight_cap)
+    if rules.in_stretches:
+        weights = np.where(drawable, targets.weights, np.float32(0))
+        targets = replace(targets, weights=weights)
     steps, counts = _by_env(shard, drawable)
     rows = _arrays(shard, targets, keys, contents.past_actions)
     past = past_arrays(shard, past_keys) if looks_back else {}

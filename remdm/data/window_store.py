@@ -3,7 +3,7 @@
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from remdm.data.folder import DatasetFolder
 from remdm.data.generation import Manifest, ShardEntry
 from remdm.data.labels import LabelIdentity, Labels
+from remdm.data.level_split import steps_kept_back
 from remdm.data.opened import OpenFiles
 from remdm.data.sampling import Balance, WindowIndex
 from remdm.data.shard_file import Shard
@@ -31,6 +32,7 @@ class _Part:
         shard: The steps.
         labels: Their labels, if they are those that are wanted.
         windows: None where nothing can be learnt from it.
+        kept_back: Those of them that are for validation; None where nothing is.
         allowed: Steps that were allowed to be drawn then; None for all.
     """
 
@@ -38,6 +40,7 @@ class _Part:
     shard: Shard
     labels: Labels | None
     windows: ShardWindows | None = None
+    kept_back: ShardWindows | None = None
     allowed: np.ndarray | None = None
 
 
@@ -46,6 +49,7 @@ class WindowStore:
 
     Attributes:
         damage_found: Whether something in the newest index turned out damaged.
+        val_index: The windows that the newest index leaves out for validation; None without any.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class WindowStore:
         self._parts: dict[str, _Part] = {}
         self._stored: tuple[str, ...] | None = None
         self.damage_found = False
+        self.val_index: WindowIndex | None = None
 
     def index(
         self,
@@ -92,13 +97,13 @@ class WindowStore:
         Raises:
             ValueError: If shards have another action set, or do not fit together.
         """
-        before, self.damage_found = self._parts, False
+        before, self.damage_found, self.val_index = self._parts, False, None
         self._parts, lacking = self._opened(manifest, wanted)
         for name, there in agree(lacking).items():
             if not there:
                 self._parts.pop(name, None)
             elif (part := self._parts.get(name)) is not None:
-                part.labels = part.windows = None
+                part.labels = part.windows = part.kept_back = None
         gone = self._forget(before)
         parts = list(self._parts.values())
         if self.won_only:
@@ -108,20 +113,25 @@ class WindowStore:
         else:
             for part in [part for part in parts if part.windows is None]:
                 self._find_windows(part, None)
-        windows = [part.windows for part in parts if part.windows is not None]
-        if not windows:
+        index = self._index_of([part.windows for part in parts])
+        if self.rules.val_share:
+            self.val_index = self._index_of([part.kept_back for part in parts])
+        if index is not None and len(gone) > _CLOSED_AT_ONCE:
+            # To unmap thousands of files takes a while, for which nobody needs to wait.
+            threading.Thread(target=gone.clear, daemon=True).start()
+        return index
+
+    def _index_of(self, windows: Sequence[ShardWindows | None]) -> WindowIndex | None:
+        there = [own for own in windows if own is not None]
+        if not there:
             return None
-        believed = all(part.entry.all_verified for part in parts)
-        index = WindowIndex(
-            windows,
+        believed = all(part.entry.all_verified for part in self._parts.values())
+        return WindowIndex(
+            there,
             balance=self.balance,
             history=self.rules.contents.history,
             verify=None if believed else self._verify,
         )
-        if len(gone) > _CLOSED_AT_ONCE:
-            # To unmap thousands of files takes a while, for which nobody needs to wait.
-            threading.Thread(target=gone.clear, daemon=True).start()
-        return index
 
     def mean_policy_version(self, but: Collection[str]) -> float | None:
         """Mean version of the policies behind all steps, without the shards of some names.
@@ -208,6 +218,10 @@ class WindowStore:
             self._stored = tuple(part.shard.steps.observations)
         part.windows = shard_windows(part.shard, part.labels, self.rules, self._stored, allowed)
         part.allowed = allowed
+        if self.rules.val_share:
+            back = steps_kept_back(part.shard.table, self.rules.val_share)
+            part.kept_back = part.windows.among(back)
+            part.windows = part.windows.among(~back)
 
     def _verify(self, windows: ShardWindows) -> bool:
         """Whether the contents of a shard and its labels are what was written."""

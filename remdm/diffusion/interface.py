@@ -85,6 +85,7 @@ class PlanSample:
         token_log_probs: float32 [B, H]: log-probability each token was drawn with; 0 where a
             token was given, follows an END or lies open beyond the window.
         trace: One entry per net call if asked for, else None.
+        vectors: float32 [B, D]: where actions are vectors, what the one token means; else None.
     """
 
     tokens: Tensor
@@ -93,3 +94,4 @@ class PlanSample:
     nfe: Tensor
     token_log_probs: Tensor
     trace: list[TraceStep] | None = None
+    vectors: Tensor | None = None

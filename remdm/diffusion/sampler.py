@@ -115,12 +115,17 @@ class Sampler:
         refuse_misfits(self.reveal, self.order, remask, grid, time_input, window_first)
         self._steps = [] if grid is None else grid.steps(self.schedule)
         self.remask = remask.fitted(self._steps)
+        self.fused = fused
+        self.refit()
+
+    def refit(self) -> None:
+        """Take over numbers of the parts that have changed."""
         count = len(self._steps)
         self._remasks = [self.remask.can_act(step, k, count) for k, step in enumerate(self._steps)]
         self._fused = None
-        if fused:
+        if self.fused:
             self._fused = FusedStep.build(
-                self.reveal, self.order, self.remask, self.decoder, close_after_end
+                self.reveal, self.order, self.remask, self.decoder, self.close_after_end
             )
 
     @torch.no_grad()

@@ -114,9 +114,10 @@ def _collect_stretch(run: Experiment, epoch: int) -> None:
     progress.epoch, progress.collect = epoch, CollectStats()
     whole = frames.through(epoch + 1) - frames.through(epoch)
     steps = run.shard_timesteps or -(-whole // SHARDS_PER_EPOCH)
-    metrics = run.collect_new_training_data(steps)
+    with run.scheduled.in_force() as told:
+        metrics = run.collect_new_training_data(steps)
     behind = max(0, epoch - run.acting_epoch)
-    run.log({**metrics, "collect/epochs_behind": behind})
+    run.log({**metrics, **told, "collect/epochs_behind": behind})
     if run.verbose:
         run.tell(
             f"collector {run.number}: epoch {epoch + 1}, {progress.env_steps:,} steps, "

@@ -33,6 +33,8 @@ class PlannerEnv(ABC):
         action_names: One name per action; stored with data and checkpoints.
         observation_spec: Arrays of one observation, by name.
         max_episode_steps: Steps after which an unfinished episode is truncated.
+        vector_size: Numbers of an action that is a vector; 0 where actions are tokens. With
+            vectors there is one token, and `offer` says what it means.
     """
 
     name: str
@@ -40,6 +42,7 @@ class PlannerEnv(ABC):
     action_names: tuple[str, ...]
     observation_spec: dict[str, ArraySpec]
     max_episode_steps: int
+    vector_size: int = 0
 
     @abstractmethod
     def reset(self, seed: int) -> None:
@@ -56,6 +59,19 @@ class PlannerEnv(ABC):
     @abstractmethod
     def observe(self, out: dict[str, np.ndarray]) -> None:
         """Copy the current observation into `out`, arrays of `observation_spec` shapes."""
+
+    def offer(self, vector: np.ndarray) -> None:
+        """Say which vector the next step takes.
+
+        Args:
+            vector: float32 [vector_size].
+
+        Raises:
+            ValueError: If actions are tokens here.
+        """
+        raise ValueError(
+            f"the actions of {self.name} are the tokens {', '.join(self.action_names)}, not vectors"
+        )
 
     @property
     def pending(self) -> bool:
@@ -139,6 +155,7 @@ class PlanVecEnv(ABC):
         max_episode_steps: Steps after which an episode is cut, per row.
         achievement_names: What can be achieved on the way; none in most environments.
         max_return: Return of an episode in which all goes well; None where there is no such.
+        vector_size: Numbers of an action that is a vector; 0 where actions are tokens.
     """
 
     env_names: tuple[str, ...]
@@ -149,6 +166,7 @@ class PlanVecEnv(ABC):
     max_episode_steps: tuple[int, ...]
     achievement_names: tuple[str, ...] = ()
     max_return: float | None = None
+    vector_size: int = 0
 
     @property
     def achievements(self) -> np.ndarray:
@@ -206,6 +224,23 @@ class PlanVecEnv(ABC):
             ValueError: If shapes do not fit.
             EnvError: If an environment fails; names env id, seed and step.
         """
+
+    def offer(self, vectors: np.ndarray, rows: Sequence[int] | np.ndarray) -> None:
+        """Say which vectors the next step takes, where actions are vectors.
+
+        Whoever decides last is followed: a plan then holds the one token that there is.
+
+        Args:
+            vectors: float32 [n, vector_size], one per entry of `rows`.
+            rows: Distinct rows.
+
+        Raises:
+            ValueError: If actions are tokens here.
+        """
+        raise ValueError(
+            f"the actions of a {type(self).__name__} of {self.env_names[0]} are tokens, not "
+            "vectors; where they are vectors, set Experiment.env_mode = 'sync'"
+        )
 
     @abstractmethod
     def close(self) -> None:

@@ -9,6 +9,8 @@ from remdm.envs.contract import PlannerEnv, PlanVecEnv
 from remdm.envs.sync import SyncPlanVecEnv
 from remdm.registry import unknown_name_message
 
+GYMNASIUM = "Gymnasium:"
+"""Start of the names of environments that `gymnasium.make` makes."""
 ENV_MODES = ("sync", "async", "already_vectorized")
 
 
@@ -83,11 +85,17 @@ register_env(
         "Gridworld-Doors-9x13-v0",
     ),
 )
+register_env("CueCorridor-", "remdm.envs.cue_corridor:CueCorridorEnv", ("CueCorridor-4x28-v0",))
 register_env(
     "Craftax-",
     "remdm.envs.craftax.single:CraftaxEnv",
     ("Craftax-Classic-Symbolic-v1", "Craftax-Symbolic-v1"),
     vectorized="remdm.envs.craftax.vec_env:CraftaxVecEnv",
+)
+register_env(
+    GYMNASIUM,
+    "remdm.envs.gymnasium_env:GymnasiumEnv",
+    ("Gymnasium:CartPole-v1", "Gymnasium:Pendulum-v1"),
 )
 
 

@@ -113,6 +113,7 @@ class SyncPlanVecEnv(PlanVecEnv):
         self.action_names = tuple(made[0].action_names)
         self.observation_spec = made[0].observation_spec
         self.max_episode_steps = tuple(env.max_episode_steps for env in made)
+        self.vector_size = made[0].vector_size
         self._current = place_arrays(self.observation_spec, self.num_envs)
         self._rows = [
             Row(env, {name: array[row, ...] for name, array in self._current.items()})
@@ -135,6 +136,11 @@ class SyncPlanVecEnv(PlanVecEnv):
         self._spare.exchange(wanted, dict(enumerate(self._rows)))
         self.env_names = tuple(row.env.name for row in self._rows)
         self.max_episode_steps = tuple(row.env.max_episode_steps for row in self._rows)
+
+    def offer(self, vectors: np.ndarray, rows: Sequence[int] | np.ndarray) -> None:
+        """See `PlanVecEnv.offer`."""
+        for row, vector in zip(rows, vectors, strict=True):
+            self._rows[row].env.offer(vector)
 
     def execute(
         self, plans: np.ndarray, num_steps: int, *, stop_when_blocked: bool = False

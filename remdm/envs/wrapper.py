@@ -26,6 +26,7 @@ class PlanVecEnvWrapper(PlanVecEnv):
         self.observation_spec = vec_env.observation_spec
         self.max_episode_steps = vec_env.max_episode_steps
         self.achievement_names, self.max_return = vec_env.achievement_names, vec_env.max_return
+        self.vector_size = vec_env.vector_size
 
     @abstractmethod
     def _shown(self, observations: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -64,6 +65,10 @@ class PlanVecEnvWrapper(PlanVecEnv):
         self.vec_env.assign(names, rows)
         self.env_names = self.vec_env.env_names
         self.max_episode_steps = self.vec_env.max_episode_steps
+
+    def offer(self, vectors: np.ndarray, rows: Sequence[int] | np.ndarray) -> None:
+        """See `PlanVecEnv.offer`."""
+        self.vec_env.offer(vectors, rows)
 
     def close(self) -> None:
         """Close the inner set."""

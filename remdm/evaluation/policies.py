@@ -1,15 +1,16 @@
 """What a roll-out asks for plans: agents and oracles behind one small interface."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from remdm.continuation import RunningPlans
-from remdm.envs.contract import PlanVecEnv
+from remdm.envs.contract import Chunk, PlanVecEnv
 from remdm.envs.history import with_history
 from remdm.envs.near_sight import NearSightVecEnv
+from remdm.envs.wrapper import PlanVecEnvWrapper
 from remdm.oracles.contract import Oracle
 from remdm.planning_constraints import PlanMemory
 from remdm.seeding import numpy_generator
@@ -124,6 +125,25 @@ class OraclePolicy:
         """See `Policy.ran`; an oracle sees all it needs in the observation."""
 
 
+class _ToldVecEnv(PlanVecEnvWrapper):
+    """Tells somebody of every chunk that is executed."""
+
+    def __init__(self, vec_env: PlanVecEnv, tell: Callable[[Chunk], None]) -> None:
+        super().__init__(vec_env)
+        self._tell = tell
+
+    def execute(
+        self, plans: np.ndarray, num_steps: int, *, stop_when_blocked: bool = False
+    ) -> Chunk:
+        """See `PlanVecEnv.execute`."""
+        chunk = self.vec_env.execute(plans, num_steps, stop_when_blocked=stop_when_blocked)
+        self._tell(chunk)
+        return chunk
+
+    def _shown(self, observations: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return observations
+
+
 class AgentPolicy:
     """Acts by an agent's plans.
 
@@ -140,6 +160,7 @@ class AgentPolicy:
         name: str = "planner",
         constrained: bool = False,
         near: int | None = None,
+        remembers: bool = True,
     ) -> None:
         """Args:
         agent: Who plans, with the weights it holds.
@@ -150,6 +171,8 @@ class AgentPolicy:
             policy's plans only.
         near: Show the agent only so many cells along the square around it, an odd number; see
             `NearSightVecEnv`. All that it remembers when None.
+        remembers: Whether an agent with a memory keeps one; without, every plan is made as if the
+            episode had just begun.
         """
         self.agent = agent
         self.generator = generator
@@ -160,16 +183,36 @@ class AgentPolicy:
         self.replan_every = checked_replan_every(chosen, agent.plan_horizon)
         self._memory = PlanMemory()
         self._running = RunningPlans(0, agent.plan_horizon, agent.num_actions)
+        self._remembers = remembers and agent.memory_size > 0
+        # What was executed and is not remembered yet: observations [N, K, ...], and real ones.
+        self._news: list[tuple[dict[str, np.ndarray], np.ndarray]] = []
+        self._told = False
 
     def accompany(self, vec_env: PlanVecEnv) -> PlanVecEnv:
         """See `Policy.accompany`; some agents want to see what was before."""
         if self.near is not None:
             vec_env = NearSightVecEnv(vec_env, self.near)
-        return with_history(vec_env, self.agent.history, self.agent.observation_keys)
+        self._vec_env = with_history(vec_env, self.agent.history, self.agent.observation_keys)
+        if self._remembers:
+            self._vec_env = _ToldVecEnv(self._vec_env, self._tell)
+            self._news.clear()
+            self._told = True
+        return self._vec_env
 
     def begin(self, rows: np.ndarray, env_names: Sequence[str], level_seeds: Sequence[int]) -> None:
-        """See `Policy.begin`; only agents that ask for it keep anything between plans."""
+        """See `Policy.begin`; only agents that ask for it keep anything between plans.
+
+        Raises:
+            RuntimeError: If the agent is to remember an episode of which it will not be told.
+        """
+        if self._remembers and not self._told:
+            raise RuntimeError(
+                "an agent with a memory must be told of all that is done in an episode; play in "
+                "the environments that AgentPolicy.accompany(vec_env) returns"
+            )
         self._memory.reset(rows)
+        for _, real in self._news:
+            real[rows] = False
         if self.agent.reads_continuation:
             self._running.reset(rows)
 
@@ -182,6 +225,7 @@ class AgentPolicy:
         try:
             repeats = self._memory.count(observations, rows) if agent.loop_breaker else None
             if agent.reads_continuation:
+                self._remember()
                 carried = self._running.continuation(rows)
                 sample = agent.plan(
                     observations, self.generator, repeats=repeats, continuation=carried
@@ -193,7 +237,20 @@ class AgentPolicy:
         tokens = sample.tokens.cpu().numpy()
         if agent.reads_continuation:
             self._running.planned(rows, tokens, sample.token_log_probs.cpu().numpy())
+        if sample.vectors is not None:
+            self._vec_env.offer(sample.vectors.cpu().numpy(), rows)
         return Plans(tokens, sample.nfe.cpu().numpy())
+
+    def _tell(self, chunk: Chunk) -> None:
+        """Keep what the agent is to remember of a chunk; copies, as the next one overwrites it."""
+        seen = {key: chunk.observations[key].copy() for key in self.agent.observation_keys}
+        self._news.append((seen, chunk.valid & ~chunk.done[:, None]))
+
+    def _remember(self) -> None:
+        """Take in what was executed since the last plan; done here, as a part of planning."""
+        news, self._news = self._news, []
+        for seen, real in news:
+            self._running.remember(self.agent, np.arange(len(real)), seen, real)
 
     def ran(self, rows: np.ndarray, actions: np.ndarray, lengths: np.ndarray) -> None:
         """See `Policy.ran`."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from remdm.envs.contract import Chunk, PlanVecEnv
+from remdm.evaluation.kept_episodes import PolicyEpisodes
 from remdm.evaluation.lives import FirstLives
 from remdm.evaluation.policies import Policy
 from remdm.evaluation.statistics import Rate
@@ -141,6 +142,7 @@ def evaluate_policy(
     rows: int | Mapping[str, int] = 16,
     max_episode_steps: int | None = None,
     progress: Progress | None = None,
+    keep: PolicyEpisodes | None = None,
 ) -> Evaluation:
     """Play `episodes` levels of every environment, all environments side by side.
 
@@ -153,6 +155,7 @@ def evaluate_policy(
         rows: Most episodes of one environment played at once; one number, or one by name.
         max_episode_steps: Cap below the environments' own; an episode that reaches it is lost.
         progress: Told after every round of plans.
+        keep: Takes the episodes, to be written when all are played.
 
     Raises:
         ValueError: If an argument does not make sense.
@@ -178,6 +181,7 @@ def evaluate_policy(
             first_seed=first_seed,
             max_episode_steps=max_episode_steps,
             progress=progress,
+            keep=keep,
         )
     finally:
         vec_env.close()
@@ -191,6 +195,7 @@ def evaluate_in(
     first_seed: int,
     max_episode_steps: int | None = None,
     progress: Progress | None = None,
+    keep: PolicyEpisodes | None = None,
 ) -> Evaluation:
     """`evaluate_policy` in rows that exist already and are kept open, as during training.
 
@@ -199,7 +204,7 @@ def evaluate_in(
     vec_env = policy.accompany(vec_env)
     order = list(dict.fromkeys(vec_env.env_names))
     queues = {env: deque(range(first_seed, first_seed + episodes)) for env in order}
-    play = _Play(policy, vec_env, queues, max_episode_steps)
+    play = _Play(policy, vec_env, queues, max_episode_steps, keep)
     total = episodes * len(order)
     while play.running.any():
         play.advance()
@@ -208,6 +213,8 @@ def evaluate_in(
     place = {env: i for i, env in enumerate(order)}
     records = sorted(play.records, key=lambda r: (place[r.env], r.seed))
     caps = dict(zip(vec_env.env_names, play.caps.tolist(), strict=True))
+    if keep is not None:
+        keep.write({e: [(r.won, r.steps) for r in records if r.env == e] for e in order})
     facts = vec_env.achievement_names, vec_env.max_return
     rows = [eval_row(policy.name, env, records, *facts, max_steps=caps[env]) for env in order]
     return Evaluation(rows, records)
@@ -287,8 +294,12 @@ class _Play:
         vec_env: PlanVecEnv,
         queues: dict[str, deque[int]],
         max_episode_steps: int | None,
+        keep: PolicyEpisodes | None = None,
     ) -> None:
         self.policy, self.vec_env, self.queues = policy, vec_env, queues
+        self.keep = keep
+        if keep is not None:
+            keep.begin(vec_env)
         count = vec_env.num_envs
         own = np.asarray(vec_env.max_episode_steps, np.int64)
         self.caps = own if max_episode_steps is None else np.minimum(own, max_episode_steps)
@@ -315,6 +326,8 @@ class _Play:
         self.plans[rows] += 1
         self.nfe[rows] += planned.nfe
         chunk = self.vec_env.execute(tokens, self.policy.replan_every, stop_when_blocked=True)
+        if self.keep is not None:
+            self.keep.append(chunk, self.seeds)
         self.observations = chunk.final_observations
         self.policy.ran(rows, chunk.actions[rows], chunk.lengths[rows])
         self._settle(rows, chunk)
@@ -328,6 +341,8 @@ class _Play:
         self.idle[rows] += lengths == 0
         spent = self.steps[rows] + self.idle[rows]
         over = chunk.done[rows] | (spent >= self.caps[rows])
+        if self.keep is not None:
+            self.keep.cut(rows[over & ~chunk.done[rows]].tolist())
         achieved = self.vec_env.achievements
         for row in rows[over]:
             self.records.append(

@@ -6,6 +6,7 @@ from tqdm import tqdm
 
 from remdm.agent import BaseAgent
 from remdm.envs.contract import PlanVecEnv
+from remdm.evaluation.kept_episodes import KeptEpisodes
 from remdm.evaluation.policies import AgentPolicy, OraclePolicy, Policy
 from remdm.evaluation.rollout import EvalRow, evaluate_policy
 from remdm.evaluation.variants import CONSTRAINED, variant_policy
@@ -83,6 +84,7 @@ def evaluate_suite(
     make_vec_env: Callable[[Sequence[str]], PlanVecEnv],
     max_episode_steps: int | None = None,
     shown: bool = True,
+    keep: KeptEpisodes | None = None,
 ) -> list[EvalRow]:
     """Play the same levels with every policy.
 
@@ -98,12 +100,15 @@ def evaluate_suite(
         make_vec_env: Makes the rows, given one name per row.
         max_episode_steps: Cap below the environments' own.
         shown: Show a progress bar.
+        keep: Takes all episodes; none are kept when None.
 
     Returns:
         One row per policy and environment.
     """
     results: list[EvalRow] = []
-    for policy in suite_policies(agents, oracle, policies, seed):
+    made = suite_policies(agents, oracle, policies, seed)
+    takers = [None if keep is None else keep.of(policy) for policy in made]
+    for policy, taker in zip(made, takers, strict=True):
         total = episodes * len(env_names)
         hidden = None if shown else True  # None: drawn on a terminal only
         bar = tqdm(total=total, desc=f"testing {policy.name}", unit="episode", disable=hidden)
@@ -121,6 +126,7 @@ def evaluate_suite(
             rows=rows,
             max_episode_steps=max_episode_steps,
             progress=tell,
+            keep=taker,
         )
         bar.close()
         results += played.rows

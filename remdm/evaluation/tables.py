@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from remdm.evaluation.lives import lives_markdown, lives_table
+from remdm.evaluation.returns_table import returns_markdown, returns_table, scored_by_return
 from remdm.evaluation.rollout import EvalRow
 from remdm.evaluation.statistics import Rate, mean_rate
 
@@ -270,14 +271,24 @@ def lives_by_env(rows: Iterable[EvalRow]) -> dict[str, dict[str, dict[str, Any]]
     return found
 
 
+def _kinds(rows: Sequence[EvalRow]) -> tuple[list[EvalRow], list[EvalRow]]:
+    """Rows that count returns, and those that count wins; without those of first lives."""
+    without = [row for row in rows if row.lives is None]
+    scored = [row for row in without if scored_by_return(row)]
+    return scored, [row for row in without if not scored_by_return(row)]
+
+
 def report_markdown(
     rows: Sequence[EvalRow], groups: Mapping[str, Sequence[str]], *, title: str | None = None
 ) -> str:
-    """All that rows say: first lives where there are achievements, win rates elsewhere."""
-    lives = lives_by_env(rows)
+    """All that rows say: first lives where there are achievements, returns where nothing else is
+    known, win rates elsewhere.
+    """
+    lives, scored, won = lives_by_env(rows), *_kinds(rows)
     parts = [f"# {title}\n"] if title else []
     parts += [lives_markdown(by_policy, lives_title(env)) for env, by_policy in lives.items()]
-    won = [row for row in rows if row.lives is None]
+    if scored:
+        parts.append(returns_markdown(scored))
     if won:
         parts.append(markdown_table(build_table(won, groups)))
     return "\n".join(parts)
@@ -285,9 +296,10 @@ def report_markdown(
 
 def report_table(rows: Sequence[EvalRow], groups: Mapping[str, Sequence[str]]) -> Group:
     """`report_markdown` for a terminal."""
-    lives = lives_by_env(rows)
+    lives, scored, won = lives_by_env(rows), *_kinds(rows)
     parts: list[Any] = [lives_table(by, lives_title(env)) for env, by in lives.items()]
-    won = [row for row in rows if row.lives is None]
+    if scored:
+        parts.append(returns_table(scored))
     if won:
         parts.append(rich_table(build_table(won, groups)))
     return Group(*parts)

@@ -17,10 +17,10 @@ from remdm.envs.craftax.worlds import RESET_BATCH, Worlds
 from remdm.envs.wrapper import PlanVecEnvWrapper
 from remdm.experts.labels import Tutor
 from remdm.maps import ArraySpec
+from remdm.oracles.recorded import PLAN, WEIGHT
 from remdm.soft_targets import LOGITS_KEY
 from remdm.tokens import end_token
 
-PLAN, WEIGHT = "expert/plan", "expert/weight"
 BRANCHED, ACTIONS = "branched", "actions"
 KINDS = (BRANCHED, ACTIONS)
 

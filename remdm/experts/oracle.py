@@ -11,11 +11,12 @@ from accelerate import PartialState
 from remdm.artifacts import local_folder
 from remdm.envs.contract import PlanVecEnv
 from remdm.envs.craftax.vec_env import CraftaxVecEnv
-from remdm.experts.advised import BRANCHED, KINDS, PLAN, WEIGHT, AdvisedVecEnv
+from remdm.experts.advised import BRANCHED, KINDS, AdvisedVecEnv
 from remdm.experts.labels import Tutor, check_temperature
 from remdm.experts.policy import Expert
 from remdm.experts.training import EXPERT_FOLDER, ExpertTraining
 from remdm.oracles.contract import Oracle
+from remdm.oracles.recorded import recorded_plans
 from remdm.registry import unknown_name_message
 from remdm.training.checkpoint import CheckpointError
 
@@ -105,16 +106,8 @@ class ExpertOracle(Oracle):
         Raises:
             ValueError: If it did not, or for shorter plans.
         """
-        plans = observations.get(PLAN)
-        if plans is None or plans.shape[1] < plan_horizon:
-            found = "none" if plans is None else f"plans of {plans.shape[1]} tokens"
-            raise ValueError(
-                f"an expert's plans of {plan_horizon} tokens must have been recorded with the "
-                f"observations, found {found}. Collect with Experiment.oracle_type = "
-                "@ExpertOracle and the same plan_horizon."
-            )
-        plans = np.ascontiguousarray(plans[:, :plan_horizon])
-        return plans, observations[WEIGHT].astype(np.float32)
+        fix = "Collect with Experiment.oracle_type = @ExpertOracle and the same plan_horizon."
+        return recorded_plans(observations, plan_horizon, fix)
 
 
 def _found(reference: str) -> Expert:

@@ -5,6 +5,7 @@ arXiv:2409.02908), so the observation's keys and values are exact for every deno
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from remdm.nets.attention import DecoderLayer, SharedKeysValues
 from remdm.nets.denoiser import OFFSET_KEY, Context, Denoiser
+from remdm.nets.memory import MemoryCore, MemoryToken, Summary
+from remdm.stretch import Stretch
 from remdm.tokens import vocabulary_size
 
 # Tokens and their positions start at the same scale. Positions at the usual 0.02 beside tokens of
@@ -24,7 +27,8 @@ class CrossDenoiser(Denoiser):
     """A plan decoder over the tokens that an encoder makes of an observation; no time input.
 
     Subclasses choose the encoder and hand it what it reads. Where a net is `told_offset`, the
-    number of executed actions at the front of the plan becomes one more observation token.
+    number of executed actions at the front of the plan becomes one more observation token. Where
+    it has a memory, what that holds becomes another.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class CrossDenoiser(Denoiser):
         hidden: int,
         layer_type: type[DecoderLayer] = DecoderLayer,
         told_offset: bool = False,
+        memory_type: Callable[[int], MemoryCore] | None = None,
     ) -> None:
         """Args:
         encoder: Makes observation tokens of `width` channels.
@@ -50,6 +55,7 @@ class CrossDenoiser(Denoiser):
         hidden: Channels inside the feed-forward networks.
         layer_type: Decoder layer.
         told_offset: Whether observations come with an `offset`.
+        memory_type: What remembers the steps before, made with `width`; None for nothing.
         """
         super().__init__()
         self.num_actions = num_actions
@@ -71,6 +77,11 @@ class CrossDenoiser(Denoiser):
         if told_offset:  # last, so that all else starts as without it
             self.observation_keys = (*self.observation_keys, OFFSET_KEY)
             self.offsets = nn.Parameter(torch.randn(plan_horizon, width) * TOKEN_SCALE)
+        self.past: MemoryToken | None = None
+        if memory_type is not None:  # likewise
+            self.summary = Summary(width)
+            self.past = MemoryToken(width, memory_type)
+            self.memory_size = self.past.core.size
 
     @abstractmethod
     def observation_tokens(self, observations: dict[str, Tensor]) -> Tensor:
@@ -84,9 +95,33 @@ class CrossDenoiser(Denoiser):
         """Keys and values per decoder layer: (keys_0, .., values_0, ..), each [B, heads, ..].
 
         Behind them comes what else `look` returns. Where `offset` is known to the net and missing
-        in the observation, it is 0.
+        in the observation, it is 0. A net with memory takes every state for the first of an
+        episode.
         """
+        return self._encoded(observations, None, None)[0]
+
+    def encode_stretch(
+        self, observations: dict[str, Tensor], stretch: Stretch, memory: Tensor | None
+    ) -> tuple[Context, Tensor | None]:
+        """See `Denoiser.encode_stretch`."""
+        return self._encoded(observations, stretch, memory)
+
+    def remember(
+        self, observations: dict[str, Tensor], stretch: Stretch, memory: Tensor | None
+    ) -> Tensor | None:
+        """See `Denoiser.remember`; without keys and values, which nobody reads."""
+        if self.past is None:
+            return None
+        return self.past(self.summary(self.look(observations)[0]), stretch, memory)[1]
+
+    def _encoded(
+        self, observations: dict[str, Tensor], stretch: Stretch | None, memory: Tensor | None
+    ) -> tuple[Context, Tensor | None]:
         tokens, *others = self.look(observations)
+        after: Tensor | None = None
+        if self.past is not None:
+            remembered, after = self.past(self.summary(tokens), stretch, memory)
+            tokens = torch.cat([tokens, remembered], 1)
         if self.offsets is not None:
             offset = observations.get(OFFSET_KEY)
             if offset is None:
@@ -94,7 +129,7 @@ class CrossDenoiser(Denoiser):
             told = self.offsets[offset.long()].to(tokens.dtype)
             tokens = torch.cat([tokens, told[:, None]], 1)
         keys, values = self.memory(tokens)
-        return (*keys.unbind(0), *values.unbind(0), *others)
+        return (*keys.unbind(0), *values.unbind(0), *others), after
 
     def denoise(self, context: Context, zt: Tensor, t: Tensor | float | None = None) -> Tensor:
         """See `Denoiser.denoise`; `t` is not read."""

@@ -65,6 +65,12 @@ class Denoiser(nn.Module, ABC):
         """
         return self.encode(observations), None
 
+    def remember(
+        self, observations: dict[str, Tensor], stretch: Stretch, memory: Tensor | None
+    ) -> Tensor | None:
+        """The memory that `encode_stretch` gives, for steps that nobody plans at."""
+        return self.encode_stretch(observations, stretch, memory)[1]
+
     @abstractmethod
     def denoise(self, context: Context, zt: Tensor, t: Tensor | float | None = None) -> Tensor:
         """Predict the clean plan.

@@ -4,6 +4,8 @@ The agent sees a crop of its memory around itself in full detail and the whole l
 blocks, both centred on itself, so what it learns in one place holds in every other.
 """
 
+from collections.abc import Callable
+
 import gin
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,7 @@ from remdm.nets.egocentric import (
     ViewSize,
     egocentric_features,
 )
+from remdm.nets.memory import MemoryCore
 from remdm.nets.residual import ResidualBlock
 from remdm.ranks import ALONE, Ranks
 
@@ -173,6 +176,7 @@ class EgoDenoiser(CrossDenoiser):
         num_heads: int = 4,
         hidden: int = 512,
         encoder_type: type[EgoEncoder] = EgoEncoder,
+        memory_type: Callable[[int], MemoryCore] | None = None,
     ) -> None:
         """Args:
         observation_spec: Arrays of one observation.
@@ -183,6 +187,7 @@ class EgoDenoiser(CrossDenoiser):
         num_heads: Attention heads.
         hidden: Channels inside the feed-forward networks.
         encoder_type: Makes observation tokens of `width` channels.
+        memory_type: What remembers the steps before; None for nothing.
         """
         super().__init__(
             encoder_type(observation_spec, width),
@@ -193,6 +198,7 @@ class EgoDenoiser(CrossDenoiser):
             num_heads=num_heads,
             hidden=hidden,
             told_offset=OFFSET_KEY in observation_spec,
+            memory_type=memory_type,
         )
 
     def observation_tokens(self, observations: dict[str, Tensor]) -> Tensor:

@@ -8,6 +8,8 @@ ten thousand numbers and holds for every level.
 Axes in this file: B states, R rows, N columns, F marks of a cell, C channels of a cell.
 """
 
+from collections.abc import Callable
+
 import gin
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from remdm.maps import ArraySpec
 from remdm.nets.attention import DecoderLayer
 from remdm.nets.cross_denoiser import TOKEN_SCALE, CrossDenoiser
+from remdm.nets.memory import MemoryCore
 
 OBSERVATION_KEYS = ("passages", "marks")
 CLOCK_SCALE = 0.1
@@ -96,6 +99,7 @@ class GridDenoiser(CrossDenoiser):
         hidden: int = 128,
         encoder_type: type[GridEncoder] = GridEncoder,
         layer_type: type[DecoderLayer] = DecoderLayer,
+        memory_type: Callable[[int], MemoryCore] | None = None,
     ) -> None:
         """Args:
             observation_spec: Arrays of one observation; must hold "passages" [R, N, 4] and
@@ -108,6 +112,7 @@ class GridDenoiser(CrossDenoiser):
             hidden: Channels inside the feed-forward networks.
             encoder_type: Makes tokens of `width` channels.
             layer_type: Decoder layer; `CausalLayer` makes the autoregressive twin.
+            memory_type: What remembers the steps before; None for nothing.
 
         Raises:
             ValueError: If the observations hold no such grid.
@@ -131,6 +136,7 @@ class GridDenoiser(CrossDenoiser):
             num_heads=num_heads,
             hidden=hidden,
             layer_type=layer_type,
+            memory_type=memory_type,
         )
 
     def observation_tokens(self, observations: dict[str, Tensor]) -> Tensor:

@@ -12,6 +12,7 @@ and initial values follow the published net, with `predict_end = False` to the l
 """
 
 import math
+from collections.abc import Callable
 
 import gin
 import torch
@@ -22,6 +23,8 @@ from remdm.maps import ArraySpec
 from remdm.nets.denoiser import Context, Denoiser
 from remdm.nets.dual_stream import NEVER
 from remdm.nets.flat_tiles import flattener
+from remdm.nets.memory import MemoryCore, MemoryToken
+from remdm.stretch import Stretch
 from remdm.tokens import mask_token, vocabulary_size
 
 NORM_EPSILON = 1e-6
@@ -118,6 +121,7 @@ class SequenceDenoiser(Denoiser):
         predict_end: bool = True,
         num_blocks: int | None = None,
         num_flags: int | None = None,
+        memory_type: Callable[[int], MemoryCore] | None = None,
     ) -> None:
         """Args:
         observation_spec: Arrays of one observation: `tiles`, `flags` and `scalars` of a packed
@@ -137,6 +141,8 @@ class SequenceDenoiser(Denoiser):
         num_blocks: Kinds of blocks in a packed view; None takes those of the game whose view has
             this size.
         num_flags: Ones and zeros of a tile behind its block; None likewise.
+        memory_type: What remembers the steps before, and adds it to the observation's token; None
+            for nothing, as published.
 
         Raises:
             ValueError: If the observations do not suit or a size does not fit.
@@ -168,10 +174,32 @@ class SequenceDenoiser(Denoiser):
         places = torch.arange(NUM_PREFIX + plan_horizon, dtype=torch.float32)
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.register_buffer("positions", waves(places, frequencies), persistent=False)
+        self.past: MemoryToken | None = None
+        if memory_type is not None:  # last, so that all else starts as without it
+            self.past = MemoryToken(width, memory_type)
+            self.memory_size = self.past.core.size
 
     def encode(self, observations: dict[str, Tensor]) -> Context:
-        """The observation's token, [B, 1, width]."""
-        return (self.encoder(self.flatten(observations))[:, None],)
+        """The observation's token, [B, 1, width].
+
+        A net with memory takes every state for the first of an episode.
+        """
+        return self._encoded(observations, None, None)[0]
+
+    def encode_stretch(
+        self, observations: dict[str, Tensor], stretch: Stretch, memory: Tensor | None
+    ) -> tuple[Context, Tensor | None]:
+        """See `Denoiser.encode_stretch`."""
+        return self._encoded(observations, stretch, memory)
+
+    def _encoded(
+        self, observations: dict[str, Tensor], stretch: Stretch | None, memory: Tensor | None
+    ) -> tuple[Context, Tensor | None]:
+        token = self.encoder(self.flatten(observations))
+        if self.past is None:
+            return (token[:, None],), None
+        remembered, after = self.past(token, stretch, memory)
+        return (token[:, None] + remembered,), after
 
     def denoise(self, context: Context, zt: Tensor, t: Tensor | float | None = None) -> Tensor:
         """See `Denoiser.denoise`.

@@ -7,6 +7,8 @@ token more: what was seen then, and what was done.
 Axes in this file: B states, R rows, N columns of tiles, K past moments, C channels.
 """
 
+from collections.abc import Callable
+
 import gin
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from remdm.maps import HISTORY_ACTIONS, HISTORY_PREFIX, ArraySpec
 from remdm.nets.cross_denoiser import TOKEN_SCALE, CrossDenoiser
 from remdm.nets.denoiser import OFFSET_KEY
+from remdm.nets.memory import MemoryCore
 from remdm.nets.residual import ResidualBlock
 
 TILE_KEYS = ("tiles", "flags", "scalars")
@@ -150,6 +153,7 @@ class TileDenoiser(CrossDenoiser):
         num_heads: int = 4,
         hidden: int = 512,
         encoder_type: type[TileEncoder] = TileEncoder,
+        memory_type: Callable[[int], MemoryCore] | None = None,
     ) -> None:
         """Args:
         observation_spec: Arrays of one observation; see `TileEncoder`.
@@ -160,6 +164,7 @@ class TileDenoiser(CrossDenoiser):
         num_heads: Attention heads.
         hidden: Channels inside the feed-forward networks.
         encoder_type: Makes observation tokens of `width` channels.
+        memory_type: What remembers the steps before; None for nothing.
         """
         encoder = encoder_type(observation_spec, num_actions, width)
         if encoder.history:
@@ -174,6 +179,7 @@ class TileDenoiser(CrossDenoiser):
             num_heads=num_heads,
             hidden=hidden,
             told_offset=OFFSET_KEY in observation_spec,
+            memory_type=memory_type,
         )
 
     def observation_tokens(self, observations: dict[str, Tensor]) -> Tensor:

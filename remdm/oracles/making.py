@@ -10,6 +10,7 @@ ORACLES.register("memory", "remdm.oracles.memory_oracle:MemoryOracle")
 ORACLES.register("tours", "remdm.oracles.tour_oracle:TourOracle")
 ORACLES.register("seed", "remdm.oracles.seed_oracle:SeedOracle")
 ORACLES.register("expert", "remdm.experts.oracle:ExpertOracle")
+ORACLES.register("cue", "remdm.oracles.cue_oracle:CueOracle")
 ORACLES.register("random", "remdm.oracles.random_policy:RandomPolicy")
 
 

@@ -32,9 +32,10 @@ from remdm.training.allotment import allot_actors, level_caps
 from remdm.training.base_collector import BaseCollector
 from remdm.training.collecting import make_collector, make_curriculum, make_exploration
 from remdm.training.comfort_settings import MAY_CHANGE
+from remdm.training.course_settings import CourseSettings
+from remdm.training.data_checks import check_data_knobs
 from remdm.training.frames import Budget
 from remdm.training.interrupt import StopRequest
-from remdm.training.objective_settings import ObjectiveSettings
 from remdm.training.progress import Progress, ProgressBar
 from remdm.training.roles import BOTH, Role
 from remdm.training.run_folder import RunFolder
@@ -45,7 +46,7 @@ from remdm.training.trainer import AgentTrainer, OptimiserSettings
 PLANNER, BASELINE = "planner", "single_step"
 
 
-class AssembledRun(ObjectiveSettings):
+class AssembledRun(CourseSettings):
     """The parts of an experiment. Each `init_` method makes some, and can be overridden.
 
     Attributes:
@@ -109,9 +110,10 @@ class AssembledRun(ObjectiveSettings):
             self.pairing = self.pairing_type() if self.pairing_type else None
             self.curriculum = make_curriculum(self)
             self.init_envs()
-            self.exploration = make_exploration(self)
             self.init_model()
+            self.exploration = make_exploration(self)
             self.init_dsets()
+            self.init_course()
             self.init_folder()
             self.init_place(transport)
             if role.collects:
@@ -240,6 +242,7 @@ class AssembledRun(ObjectiveSettings):
         root = Path(self.buffer_dir) if self.buffer_dir else self.folder.root
         self.dataset = self.dataset_type(str(root.parent), root.name)
         self.dataset.configure_from_experiment(self)
+        check_data_knobs(self)
 
     def init_folder(self) -> None:
         """The run folder, with the config in it. Only now all that can be bound is made."""
@@ -317,7 +320,8 @@ class AssembledRun(ObjectiveSettings):
         to, who = self.dataset.save_new_trajs_to, f"rank{self.rank}"
         if not self.role.alone:
             to, who = self.transport.outbox, collector_name(self.number)
-        self.buffer = RecordingBuffer(to, self.kind.action_names, who)
+        names, cut = self.kind.action_names, self.piece_length
+        self.buffer = RecordingBuffer(to, names, who, piece_length=cut)
         with self.one_at_a_time():
             accompanied = self.oracle.accompany(self.envs, self.agent.plan_horizon)
         vec_env = with_history(accompanied, self.agent.history, self.agent.observation_keys)

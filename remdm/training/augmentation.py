@@ -229,14 +229,45 @@ class MemoryAugmentation:
         self.exhaust_probability = exhaust_probability
         self.obstruct_probability = obstruct_probability
 
+    def check_stretches(self) -> None:
+        """See that a row of steps that follow one another stays one world.
+
+        Raises:
+            ValueError: If single steps would be imagined anew.
+        """
+        imagined = {
+            "explore_probability": self.explore_probability,
+            "close_probability": self.close_probability,
+            "lock_probability": self.lock_probability,
+            "exhaust_probability": self.exhaust_probability,
+            "obstruct_probability": self.obstruct_probability,
+        }
+        wrong = [name for name, value in imagined.items() if value > 0]
+        if wrong:
+            raise ValueError(
+                "steps that follow one another can only be mirrored together, and "
+                f"{', '.join(wrong)} would alter single ones; set MemoryAugmentation."
+                f"{' and MemoryAugmentation.'.join(wrong)} to 0, or DiskTrajDataset.stretch_steps "
+                "= None."
+            )
+
     def __call__(self, window: Window, rng: np.random.Generator) -> Window:
-        """A window in which a random part of the samples is imagined; the input may be altered."""
+        """A window in which a random part of the samples is imagined; the input may be altered.
+
+        Of stretches whole rows are mirrored, and what had no label gets none.
+
+        Raises:
+            ValueError: See `check_stretches`.
+        """
+        if window.stretch is not None:
+            self.check_stretches()
+        steps = 1 if window.stretch is None else window.stretch.steps
         observations = {k: np.require(v, requirements="W") for k, v in window.observations.items()}
         count = len(window.weights)
         changed = np.zeros(count, bool)
 
         def draw(probability: float) -> np.ndarray:
-            chosen = rng.random(count) < probability
+            chosen = (rng.random(count // steps) < probability).repeat(steps)
             changed[chosen] = True
             return np.flatnonzero(chosen)
 
@@ -257,6 +288,8 @@ class MemoryAugmentation:
         rows = np.flatnonzero(changed)
         plans, weights = window.plans.copy(), window.weights.copy()
         self._relabel(observations, plans, weights, rows)
+        if window.stretch is not None:
+            weights[window.weights == 0] = 0.0
         failing = draw(self.obstruct_probability)
         while len(failing):
             failing = obstruct(observations, plans, failing, rng)

@@ -8,7 +8,7 @@ import numpy as np
 from remdm.base_agent import BaseAgent
 from remdm.continuation import RunningPlans
 from remdm.data.shards import RecordingBuffer
-from remdm.envs.contract import PlanVecEnv
+from remdm.envs.contract import Chunk, PlanVecEnv
 from remdm.oracles.contract import Oracle
 from remdm.seeding import numpy_generator, torch_generator, training_level_seed
 from remdm.tokens import end_token
@@ -27,10 +27,13 @@ class BaseCollector(ABC):
         observations: What all rows see now.
         exploration: Alters the agent's plans; None leaves them.
         progress: Share of the run's epochs done, which `exploration` may follow.
+        watcher: The planner, to whom an open episode may fall: where it has a memory, it is shown
+            also what the oracle does alone. None where nobody is to remember that.
     """
 
     exploration: PlanExploration | None = None
     progress: float = 0.0
+    watcher: BaseAgent | None = None
     keeps_all_steps: ClassVar[bool] = True
 
     def __init__(
@@ -117,7 +120,7 @@ class BaseCollector(ABC):
         """What to log besides what a stretch of collecting did."""
         found = {} if self.curriculum is None else self.curriculum.metrics()
         if self.exploration is not None:
-            found["collect/epsilon"] = self.exploration.epsilon(self.progress)
+            found |= self.exploration.metrics(self.progress)
         return found
 
     def curriculum_state(self) -> dict[str, np.ndarray]:
@@ -182,6 +185,8 @@ class BaseCollector(ABC):
         if agent is not None and len(rest):
             seen = self.seen(rest)
             generator = torch_generator(self.seed, "plan", self.rank, self.chunks)
+            if self.exploration is not None:
+                agent.collecting_heat = self.exploration.heat(self.progress)
             if agent.reads_continuation:
                 carried = self.running.continuation(rest)
                 sample = agent.plan(seen, generator, collecting=True, continuation=carried)
@@ -189,10 +194,25 @@ class BaseCollector(ABC):
                 self.running.planned(rest, sample.tokens.cpu().numpy(), log_probs)
             else:
                 sample = agent.plan(seen, generator, collecting=True)
+            if sample.vectors is not None:
+                self.vec_env.offer(sample.vectors.cpu().numpy(), rest)
             plans[rest] = self.explored(rest, sample.tokens.cpu().numpy())
             stats.plans += len(rest)
             stats.nfe += float(sample.nfe.sum())
         return plans
+
+    def remember(self, agent: BaseAgent | None, chunk: Chunk) -> None:
+        """Let what running episodes remember take in a chunk, whoever acted in it.
+
+        Args:
+            agent: See `collect`.
+            chunk: What was executed.
+        """
+        agent = self.watcher if agent is None else agent
+        if agent is not None and agent.memory_size:
+            rows = np.flatnonzero(~chunk.done)
+            seen = {key: chunk.observations[key][rows] for key in agent.observation_keys}
+            self.running.remember(agent, rows, seen, chunk.valid[rows])
 
     def explored(self, rows: np.ndarray, plans: np.ndarray) -> np.ndarray:
         """The plans of the agent in `rows` as exploration has them executed, [n, plan_horizon]."""

@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 
 import gin
 
+from remdm.training.schedules import line_until
+
 
 class BetaSchedule(ABC):
     """Probability that a plan to execute is the oracle's, as a pure function of progress."""
@@ -33,9 +35,33 @@ class LinearBeta(BetaSchedule):
 
     def __call__(self, progress: float) -> float:
         """See `BetaSchedule.__call__`."""
-        if progress >= self.until:
-            return self.last
-        return self.first + (self.last - self.first) * progress / self.until
+        return line_until(self.first, self.last, self.until, progress)
+
+
+@gin.configurable(module="remdm")
+class ConstantBeta(BetaSchedule):
+    """The same all the time, unless `Experiment.schedules` moves it.
+
+    So any function of the env steps is a beta, as a ramp between points:
+
+        Experiment.beta_schedule_type = @ConstantBeta
+        Experiment.schedules = {"ConstantBeta.value": @PiecewiseRamp()}
+    """
+
+    def __init__(self, *, value: float = 0.0) -> None:
+        """Args:
+        value: Beta.
+
+        Raises:
+            ValueError: If it is outside [0, 1].
+        """
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"value must be in [0, 1], got {value}; set ConstantBeta.value.")
+        self.value = value
+
+    def __call__(self, progress: float) -> float:
+        """See `BetaSchedule.__call__`."""
+        return self.value
 
 
 DECAY = 0.9

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from remdm.base_agent import DenoiserAgent
 from remdm.training.collector import Collector
 from remdm.training.paired_collector import PairedCollector
+from remdm.training.plan_exploration import HotPlans
 
 if TYPE_CHECKING:
     from remdm.envs.contract import PlanVecEnv
@@ -23,10 +25,20 @@ def make_curriculum(run: AssembledRun) -> Curriculum | None:
 
 
 def make_exploration(run: AssembledRun) -> PlanExploration | None:
-    """What alters the planner's plans while it collects; None where nothing does."""
+    """What alters the planner's plans while it collects; None where nothing does.
+
+    Raises:
+        ValueError: If the planner cannot explore in that way.
+    """
     if run.exploration_wrapper_type is None:
         return None
-    return run.exploration_wrapper_type(run.kind.num_actions)
+    exploration = run.exploration_wrapper_type(run.kind.num_actions)
+    if isinstance(exploration, HotPlans) and not isinstance(run.agent, DenoiserAgent):
+        raise ValueError(
+            f"{type(exploration).__name__} heats what a DenoiserAgent draws, and the agent is a "
+            f"{type(run.agent).__name__}; set Experiment.exploration_wrapper_type."
+        )
+    return exploration
 
 
 def make_collector(run: AssembledRun, vec_env: PlanVecEnv) -> BaseCollector:
@@ -58,4 +70,5 @@ def make_collector(run: AssembledRun, vec_env: PlanVecEnv) -> BaseCollector:
 
 def _exploring(collector: BaseCollector, run: AssembledRun) -> BaseCollector:
     collector.exploration = run.exploration
+    collector.watcher = run.policy
     return collector

@@ -11,6 +11,7 @@ import numpy as np
 
 from remdm.base_agent import BaseAgent
 from remdm.envs.contract import Chunk
+from remdm.oracles.recorded import TAKEN
 from remdm.training.base_collector import BaseCollector
 from remdm.training.collect_stats import CollectStats
 
@@ -26,6 +27,8 @@ class Collector(BaseCollector):
         self.level_seeds = np.zeros(rows, np.int64)
         self.returns = np.zeros(rows)
         self.history: list[list[np.ndarray]] = [[] for _ in range(rows)]
+        # Where actions are vectors, those that were taken: one per chunk.
+        self.vectors: list[list[np.ndarray]] = [[] for _ in range(rows)]
 
     def advance(
         self, agent: BaseAgent | None, stats: CollectStats, *, beta: float, noise: float
@@ -42,8 +45,11 @@ class Collector(BaseCollector):
         stats.env_steps += int(lengths.sum())
         self.returns += (chunk.rewards * chunk.valid).sum(1)
         self.running.ran(rows, chunk.actions, lengths)
+        self.remember(agent, chunk)
         for row in rows:
             self.history[row].append(chunk.actions[row, : lengths[row]].astype(np.int8))
+            if TAKEN in chunk.observations:
+                self.vectors[row].append(chunk.observations[TAKEN][row, 0].copy())
         self.observations = chunk.final_observations
         self._finish_episodes(chunk, stats, alone=agent is None)
 
@@ -65,7 +71,7 @@ class Collector(BaseCollector):
         for row in rows.tolist():
             env, self.level_seeds[row] = self.next_level(row)
             envs.append(env or self.vec_env.env_names[row])
-            self.history[row] = []
+            self.history[row], self.vectors[row] = [], []
         self.running.reset(rows)
         if self.curriculum is not None:
             self.vec_env.assign(envs, rows.tolist())
@@ -82,8 +88,17 @@ class Collector(BaseCollector):
             "history_actions": np.concatenate([np.zeros(0, np.int8), *chunks]),
             "history_lengths": np.array([len(c) for c in chunks], np.int64),
             "history_counts": np.array([len(row) for row in self.history], np.int64),
+            **self._vector_state(),
             **{_RUNNING + name: array for name, array in self.running.state().items()},
         }
+
+    def _vector_state(self) -> dict[str, np.ndarray]:
+        """The vectors of all open episodes, row after row; nothing where actions are tokens."""
+        size = self.vec_env.vector_size
+        if not size:
+            return {}
+        taken = [np.zeros((0, size), np.float32), *(np.array(v) for v in self.vectors if v)]
+        return {"history_vectors": np.concatenate(taken)}
 
     def curriculum_state(self) -> dict[str, np.ndarray]:
         """See `BaseCollector.curriculum_state`; with the environment of every row."""
@@ -122,6 +137,9 @@ class Collector(BaseCollector):
         pieces = np.split(state["history_actions"], np.cumsum(state["history_lengths"])[:-1])
         starts = np.concatenate([[0], np.cumsum(state["history_counts"])])
         self.history = [list(pieces[a:b]) for a, b in pairwise(starts)]
+        if self.vec_env.vector_size:
+            ends = starts[1:-1]  # one vector per chunk
+            self.vectors = [list(v) for v in np.split(state["history_vectors"], ends)]
         self.observations = self.vec_env.reset(self.level_seeds.tolist())
         self.returns[:] = 0.0
         self._replay()
@@ -136,6 +154,8 @@ class Collector(BaseCollector):
             for row, chunks in enumerate(self.history):
                 if index < len(chunks):
                     plans[row, : len(chunks[index])] = chunks[index]
+                    if self.vectors[row]:
+                        self.vec_env.offer(self.vectors[row][index][None], [row])
             chunk = self.vec_env.execute(plans, longest)
             self.returns += (chunk.rewards * chunk.valid).sum(1)
             self.observations = chunk.final_observations

@@ -14,6 +14,7 @@ MAY_CHANGE = (
     "compile_model",
     "heldout_val_every",
     "metric_names",
+    "val_loss_batches",
     "wandb_run_id",
 )
 
@@ -27,6 +28,7 @@ class ComfortSettings(ExperimentSettings):
         *,
         compile_model: bool = False,
         heldout_val_every: int | None = None,
+        val_loss_batches: int = 0,
         metric_names: str = "own",
         artifact_interval: int | None = 1,
         wandb_run_id: str | None = None,
@@ -40,6 +42,8 @@ class ComfortSettings(ExperimentSettings):
             averages and checkpoints never do.
         heldout_val_every: Validations between plays of the held-out environments, on validation
             levels; None for never. They are logged, and choose nothing.
+        val_loss_batches: Batches of levels that are kept back (`DiskTrajDataset.val_share`) that
+            the loss is scored on at each validation, with the averaged weights; 0 for none.
         metric_names: What trackers are told: "own" names, those of the published MiniHack planner
             ("seed"), or "both"; see `remdm.training.metric_names`. `metrics.jsonl` has our own.
         artifact_interval: Checkpoints between those that the wandb tracker is handed as artifacts;
@@ -53,7 +57,12 @@ class ComfortSettings(ExperimentSettings):
         super().__init__(run_name, **arguments)
         self.compile_model, self.metric_names = compile_model, metric_names
         self.heldout_val_every, self.artifact_interval = heldout_val_every, artifact_interval
-        self.wandb_run_id = wandb_run_id
+        self.wandb_run_id, self.val_loss_batches = wandb_run_id, val_loss_batches
+        if not val_loss_batches >= 0:
+            raise ValueError(
+                f"val_loss_batches must be at least 0, got {val_loss_batches}; set "
+                "Experiment.val_loss_batches."
+            )
         for name in ("heldout_val_every", "artifact_interval"):
             value = getattr(self, name)
             if value is not None and not value >= 1:

@@ -132,8 +132,13 @@ class DemonstrationRecords:
                 path.unlink()
                 (self.folder.labels / path.name).unlink(missing_ok=True)
 
-    def add(self, record: Record) -> None:
-        """Write down that a piece is done."""
+    def add(self, record: Record, name: str | None = None) -> None:
+        """Write down that a piece is done.
+
+        Args:
+            record: What became of it.
+            name: File name of the record; that of its piece when None.
+        """
         values = {
             "schema_version": _SCHEMA_VERSION,
             "settings": self.settings,
@@ -145,7 +150,7 @@ class DemonstrationRecords:
             "shard": record.shard,
             "checksum": record.checksum,
         }
-        path = self.root / record.piece.record_name
+        path = self.root / (name or record.piece.record_name)
         with atomic_file(path, "a record of demonstrations") as file:
             file.write(json.dumps(values, indent=1).encode())
         self.records.append(record)

@@ -1,10 +1,12 @@
 """What a run plays to learn how good it is: validation levels on the way, test ones at the end."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from remdm.evaluation.kept_episodes import KeptEpisodes
 from remdm.evaluation.policies import AgentPolicy
 from remdm.evaluation.report import write_report
-from remdm.evaluation.rollout import EvalRow, evaluate_in
+from remdm.evaluation.rollout import EvalRow, Evaluation, evaluate_in
 from remdm.evaluation.suite import evaluate_suite
 from remdm.seeding import TEST_SEEDS, VALIDATION_SEEDS, torch_generator
 from remdm.training import whole_state
@@ -40,7 +42,16 @@ class EvaluatedRun(SavedRun):
         score = means[f"val/{self.val_metric}"]
         self.keep_if_best(score)
         self.bar.note(**{f"val {self.val_metric.removesuffix('_rate')}": f"{score:.2f}"})
-        return {"val/episodes": float(self.val_episodes), **means} | self.heldout_metrics(tell)
+        told = {"val/episodes": float(self.val_episodes), **means, **self.judged(played)}
+        return told | self.heldout_metrics(tell)
+
+    def judged(self, played: Evaluation) -> dict[str, float]:
+        """What else is to be told of a validation; a subclass says what.
+
+        Args:
+            played: The episodes of this process.
+        """
+        return {}
 
     def keep_if_best(self, score: float) -> None:
         """Keep the averaged weights unless some before scored higher by `val_tolerance`."""
@@ -53,16 +64,26 @@ class EvaluatedRun(SavedRun):
                 self.must_own()
                 whole_state.save_averaged(self, self.folder.best)
 
-    def evaluate_test(self, policies: Sequence[str] | None = None) -> list[EvalRow]:
+    def evaluate_test(
+        self, policies: Sequence[str] | None = None, save_trajs_to: str | Path | None = None
+    ) -> list[EvalRow]:
         """Play the test seeds with the best weights, beside chance and the oracle; write a report.
 
         Only the main process plays; the others return no rows.
 
         Args:
             policies: Names of rows to measure; all that there are when None.
+            save_trajs_to: Folder of its own for all episodes, as demonstrations that others may
+                look at, but not learn from; see `remdm.evaluation.kept_episodes`. None keeps none.
+
+        Raises:
+            ValueError: If anything else lies in that folder.
         """
         if not self.accelerator.is_main_process:
             return []
+        keep = None
+        if save_trajs_to is not None:
+            keep = KeptEpisodes(Path(save_trajs_to), TEST_SEEDS.start)
         self.load_best()
         rows = evaluate_suite(
             self.policies,
@@ -76,7 +97,10 @@ class EvaluatedRun(SavedRun):
             make_vec_env=self.make_vec_env,
             max_episode_steps=self.test_step_cap,
             shown=self.on_terminal,
+            keep=keep,
         )
+        if keep is not None:
+            keep.announce()
         envs = self.train_envs, self.heldout_envs
         write_report(self.folder, rows, self.policy, *envs, max_steps=self.test_step_cap)
         self.publish()

@@ -60,7 +60,8 @@ class LoggedRun(AssembledRun):
         if collected := metrics.get("collect/steps_per_second"):
             line["collect/seconds"] = metrics["collect/env_steps"] / collected
         if per_batch := metrics.get("train/seconds_per_batch"):
-            rows = self.batch_size * self.accelerator.num_processes
+            rows = metrics.get("schedule/Experiment.batch_size", self.batch_size)
+            rows *= self.accelerator.num_processes
             line["train/seconds"] = per_batch * self.train_batches_per_epoch
             line["train/samples_per_second"] = rows / per_batch
             line["train/updates_per_second"] = 1.0 / (per_batch * self.batches_per_update)

@@ -22,7 +22,7 @@ from remdm.base_agent import BaseAgent, DenoiserAgent
 from remdm.data.batch import Batch
 from remdm.nets.dual_stream import DualStreamDenoiser
 from remdm.outputs import Outputs
-from remdm.ranks import Ranks
+from remdm.ranks import weighted_mean
 
 if TYPE_CHECKING:
     from remdm.training.trainer import AgentTrainer
@@ -61,24 +61,6 @@ class Objective(ABC):
             Scalars; the mean over processes of each must be that of the whole batch, which
             `weighted_mean` sees to. `loss` has a gradient, and is missing where nothing is added.
         """
-
-
-def weighted_mean(values: Tensor, weights: Tensor, ranks: Ranks) -> Tensor:
-    """The mean of what counts, over the batch of all processes; 0 where nothing does.
-
-    Args:
-        values: Floating, of any shape.
-        weights: Of the same shape, at least 0. What has weight 0 has no gradient, not even where
-            its value is not finite.
-        ranks: `Batch.ranks`.
-
-    Returns:
-        A scalar whose mean over the processes is the mean over all of them.
-    """
-    weights = weights.to(values)
-    (total,) = ranks.means(weights.sum())
-    counted = torch.where(weights > 0, values, 0.0) * weights
-    return counted.sum() / torch.where(total == 0, 1.0, total)
 
 
 @gin.configurable(module="remdm")

@@ -172,6 +172,7 @@ class PairedCollector(BaseCollector):
             blocked = self.pairing.replan_when_blocked
             chunk = self._execute(now.planner, plans, self.replan_every, blocked)
             self.running.ran(rows, chunk.actions[rows], chunk.lengths[rows])
+            self.remember(agent, chunk)
         elif now.oracle is None:
             now.oracle = self._attempt(now, ORACLE)
         for _ in range(self.replan_every):

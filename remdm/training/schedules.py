@@ -1,6 +1,7 @@
-"""Numbers that change while something is trained, as pure functions of the update.
+"""Numbers that change while something is trained, as pure functions of a count.
 
-Nothing is remembered between calls, so a run that goes on needs nothing restored.
+What is counted is said by who asks: weights of objectives follow updates, `Experiment.schedules`
+env steps. Nothing is remembered between calls, so a run that goes on needs nothing restored.
 """
 
 import bisect
@@ -11,8 +12,15 @@ from collections.abc import Sequence
 import gin
 
 
+def line_until(first: float, last: float, until: float, progress: float) -> float:
+    """A straight line from `first` at progress 0 to `last` at `until`, and `last` from there on."""
+    if progress >= until:
+        return last
+    return first + (last - first) * progress / until
+
+
 class Schedule(ABC):
-    """A number for every update."""
+    """A number for every update, or whatever else is counted."""
 
     @abstractmethod
     def __call__(self, update: int) -> float:

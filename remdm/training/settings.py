@@ -166,7 +166,7 @@ class ExperimentSettings:
         pairing_type: Class of how planner and oracle play levels in pairs, of which those are kept
             that the planner lost or was slow in; None keeps all that the actors do.
         exploration_wrapper_type: Class of what alters the planner's plans while it collects, as
-            `EpsilonPlans`; None lets it do as it plans.
+            `EpsilonPlans` or `HotPlans`; None lets it do as it plans.
         oracle_noise: Chance that an oracle's plan is replaced by random actions in collecting.
         warm_start_timesteps: Steps per actor that the oracle alone collects before epoch 0.
         epochs: Rounds of collect, label, train; None for as many as `total_timesteps` suffices
@@ -211,8 +211,9 @@ class ExperimentSettings:
         ema_decay: Decay of the moving average of the weights.
         mixed_precision: "no", "bf16" or "fp16", as in accelerate.
         dloader_workers: Threads that prepare batches ahead; 0 prepares them in turn.
-        shard_timesteps: Env steps that a process that only collects puts into one shard; an
-            eighth of an epoch when None.
+        shard_timesteps: Env steps that a process that only collects puts into one shard, an
+            eighth of an epoch when None; in a process that does all, finished episodes and pieces
+            of so many make a shard within an epoch, which otherwise has one.
         max_epochs_ahead: Epochs whose data separate collectors may make before the learner has
             come to them.
         max_wait_seconds: How long a separate process waits for others without any progress.

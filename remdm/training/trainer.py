@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from remdm.agent import BaseAgent
+from remdm.data.batch import Batch
 from remdm.data.plain_json import counted, one_line, typed
 from remdm.nets.ema import EMA
 from remdm.ranks import Ranks
+from remdm.stretch import CarriedMemory
 from remdm.training.checkpoint import (
     CheckpointError,
     load_into,
@@ -84,6 +86,7 @@ class AgentTrainer:
         objectives: What is minimised beside, or in place of, the agent's own loss; None for that.
         policy: The agent that acts. Its weights stay as they are until `publish`.
         updates: Updates of the weights so far.
+        memory: What the rows of the batch remember, where rows walk through episodes.
     """
 
     def __init__(
@@ -111,7 +114,7 @@ class AgentTrainer:
         self.accelerator = accelerator
         self.agent = agent.to(accelerator.device)
         self.policy = copy.deepcopy(self.agent).eval().requires_grad_(False)
-        self.updates = 0
+        self.updates, self.memory = 0, CarriedMemory()
         self.objectives = None if objectives is None else Objectives(self.agent, objectives)
         if trains:
             self._prepare(settings)
@@ -127,20 +130,46 @@ class AgentTrainer:
         fused = self.accelerator.scaler is None
         optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
         trained: torch.nn.Module = self.objectives or self.agent
-        if settings.compile_model and self.objectives is None:
-            trained = CompiledLoss(self.agent)
-        elif settings.compile_model:
+        if settings.compile_model and self.objectives is not None:
             warnings.warn(
                 "Experiment.compile_model compiles the agent's own loss alone, so training with "
                 "Experiment.objectives runs uncompiled",
                 RuntimeWarning,
                 stacklevel=2,
             )
+        elif settings.compile_model and self.agent.memory_size:
+            warnings.warn(
+                "Experiment.compile_model compiles losses without memory, so training of a net "
+                "that has one runs uncompiled",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        elif settings.compile_model:
+            trained = CompiledLoss(self.agent)
         self.model, self.optimiser = self.accelerator.prepare(trained, optimiser)
         self._first = [p.detach().clone() for p in parameters]
         self.ema = EMA(self.agent, decay=settings.ema_decay)
         if self.objectives is not None:
             self.objectives.attach(self)
+
+    def retune(self, name: str, value: float) -> None:
+        """Let one of the `settings` be another number from the next update on.
+
+        Args:
+            name: "learning_rate", "lr_final_fraction", "l2_coeff", "grad_clip" or "ema_decay".
+            value: What it is to be.
+        """
+        self.settings = replace(self.settings, **{name: value})  # type: ignore[arg-type]
+        if not hasattr(self, "optimiser"):
+            return  # it only acts
+        if name == "l2_coeff":
+            self.optimiser.param_groups[0]["weight_decay"] = value
+        elif name == "ema_decay":
+            self.ema.decay = value
+
+    def remembering(self, batch: Batch) -> Batch:
+        """A batch whose rows go on where those of the batch before were, with their memory."""
+        return replace(batch, memory=self.memory) if self.agent.memory_size else batch
 
     def accumulate(self) -> AbstractContextManager[Any]:
         """The context of one batch: its forward pass, and `update`."""

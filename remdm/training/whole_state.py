@@ -10,6 +10,7 @@ from accelerate.utils import gather_object
 from remdm._version import __version__
 from remdm.agent import BaseAgent
 from remdm.data.plain_json import one_line, typed
+from remdm.training.carried import held_memories, load_memories, save_memories
 from remdm.training.checkpoint import (
     STATE_FILE,
     CheckpointError,
@@ -169,20 +170,21 @@ def save_run(run: "AssembledRun", root: Path) -> None:
     own = {"random": random_states(), "progress": run.progress.to_dict()}
     if run.role.collects:
         own["collector"] = {k: torch.from_numpy(v) for k, v in run.collector.state().items()}
-    processes = gather_object([own])
+    gathered = gather_object([(own, held_memories(run))])
     if not run.accelerator.is_main_process:
         return
 
     def fill(folder: Path) -> None:
         for trainer in run.trainers.values():
             trainer.save(folder)
-        for rank, values in enumerate(processes):
+        save_memories(folder, [memories for _, memories in gathered])
+        for rank, (values, _) in enumerate(gathered):
             save_plain(folder / _process_file(rank), values)
 
     state = {
         **_facts(run),
         "mode": run.role.name,
-        "num_processes": len(processes),
+        "num_processes": len(gathered),
         "dataset": run.dataset.state(),
         "metrics_bytes": run.metrics_log.size,
     }
@@ -205,6 +207,7 @@ def load_run(run: "AssembledRun", folder: Path, *, resume: bool) -> None:
         trainer.load(folder, resume=resume)
     if not resume:
         return
+    load_memories(run, folder)
     try:
         run.progress = Progress.from_dict(own["progress"])
     except (KeyError, TypeError, ValueError) as error:

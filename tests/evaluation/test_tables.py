@@ -12,6 +12,8 @@ from remdm.evaluation.tables import (
     build_table,
     format_steps,
     markdown_table,
+    report_markdown,
+    report_table,
     results_document,
     rich_table,
     write_json,
@@ -173,3 +175,17 @@ def test_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
 )
 def test_steps_have_a_decimal_while_they_are_few(steps, text):
     assert format_steps(steps) == text
+
+
+def test_environments_without_a_win_are_compared_by_their_returns():
+    cart = "Gymnasium:CartPole-v1"
+    scored = dataclasses.replace(
+        row(cart, "planner", 0, None), mean_return=90.0, return_low=80.0, return_high=100.0
+    )
+    text = report_markdown([row("B", "planner", 200, 3.0), scored], GROUPS)
+    assert f"| {cart} | planner | 90.00 [80.00, 100.00] | 50.0 |" in text
+    assert "1.000 [" in text
+    assert "0.000 [" not in text
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(report_table([scored], GROUPS))
+    assert "90.00 [80.00, 100.00]" in console.export_text()

@@ -7,13 +7,13 @@ from remdm.oracles.making import ORACLES, make_oracle
 
 
 def test_all_oracles_are_made_by_name_and_know_it():
-    for name in ("memory", "random", "seed", "tours"):
+    for name in ("cue", "memory", "random", "seed", "tours"):
         oracle = make_oracle(name)
         assert isinstance(oracle, Oracle)
         assert oracle.name == name
         assert oracle.version >= 1
     # An expert needs one that is trained: tests/experts/test_advised.py.
-    assert ORACLES.names() == ["expert", "memory", "random", "seed", "tours"]
+    assert ORACLES.names() == ["cue", "expert", "memory", "random", "seed", "tours"]
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():

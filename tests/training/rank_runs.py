@@ -6,42 +6,30 @@ which comes to grief.
 """
 
 import contextlib
-import copy
 import json
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
-import gin
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from remdm import config
-from remdm.agent import BaseAgent, DiffusionPlannerAgent
 from remdm.data.batch import Batch
-from remdm.diffusion import BernoulliMasking, CountMasking, MaskedLoss
 from remdm.experiment import Experiment
-from remdm.maps import NUM_ACTIONS, map_observation_spec
-from remdm.nets.dual_stream import DualStreamDenoiser
-from remdm.policy_agent import PolicyAgent
-from remdm.ranks import Ranks
-from remdm.soft_targets import LOGITS_KEY
-from remdm.tokens import end_token, mask_token
-from remdm.training.objectives import KL, CloningLoss, GoalLoss, Objectives, OwnLoss
 from remdm.training.trainer import AgentTrainer
-from tests.nets.states import random_states, tensors
-from tests.tiny_runs import BINDINGS, started, tiny_bindings
+from remdm.training.val_loss import val_loss
+from tests.tiny_runs import started, tiny_bindings
+from tests.training.rank_losses import ROWS, compare_losses
 from tests.training.test_trainer import SETTINGS, Regression, make_batch, train
 
-HORIZON, ROWS = 6, 12
 # Nothing is collected: all that is compared draws from the same shards.
 LEARN_ONLY = {
     "epochs": "2",
@@ -61,157 +49,48 @@ MORE = (
 )
 
 
+# Of a run that is compared with another one batch by batch.
+SHORT = {"epochs": "2", "train_batches_per_epoch": "8", "val_loss_batches": "3"}
+# Rows of three steps walk through episodes, with a memory.
+WALKING = (
+    *MORE,
+    "DiskTrajDataset.stretch_steps = 3",
+    "EgoDenoiser.memory_type = @GRUMemory",
+    "GRUMemory.width = 8",
+)
+
+
+# The same, and levels that are kept back.
+VALIDATING = (*WALKING, "DiskTrajDataset.val_share = 0.2")
+
+
 class Recorded(Experiment):
     """Keeps the batches that it trains on."""
 
     def train_step(self, batch: Batch) -> dict[str, float]:
         rows = {f"obs/{key}": value.numpy() for key, value in batch.observations.items()}
         rows |= {"plans": batch.plans.numpy(), "weights": batch.weights.numpy()}
+        if batch.stretch is not None:
+            rows |= {"first": batch.stretch.first.numpy(), "real": batch.stretch.real.numpy()}
         self.drawn = [*getattr(self, "drawn", []), rows]
         return super().train_step(batch)
 
 
 def learner(
-    kind: type[Experiment], name: str, folder: Path, data: Path, batch_size: int, **changed: str
+    kind: type[Experiment],
+    name: str,
+    folder: Path,
+    data: Path,
+    batch_size: int,
+    more: Sequence[str] = MORE,
+    **changed: str,
 ) -> Experiment:
     """A run that only learns, from shards in `data`, after `start()`."""
-    changed |= LEARN_ONLY | {"batch_size": str(batch_size), "buffer_dir": repr(str(data))}
-    config.load_config([], [*tiny_bindings(folder, **changed), *MORE])
+    changed = LEARN_ONLY | {"batch_size": str(batch_size), "buffer_dir": repr(str(data))} | changed
+    config.load_config([], [*tiny_bindings(folder, **changed), *more])
     run = kind(name)
     run.start()
     return run
-
-
-# Losses of a whole batch and of its parts
-
-small = partial(DualStreamDenoiser, width=16, hidden=16, num_layers=1, num_heads=2)
-LOSSES: dict[str, tuple[Callable[..., BaseAgent], dict[str, Any]]] = {
-    "flat": (DiffusionPlannerAgent, {}),
-    "spread alone": (
-        DiffusionPlannerAgent,
-        {"corruption_type": partial(CountMasking, low_discrepancy=False)},
-    ),
-    "elbo": (
-        DiffusionPlannerAgent,
-        {
-            "loss_type": partial(MaskedLoss, weighting="elbo"),
-            "corruption_type": partial(BernoulliMasking, draws=2),
-        },
-    ),
-    "subs": (
-        DiffusionPlannerAgent,
-        {
-            "loss_type": partial(MaskedLoss, weighting="subs"),
-            "corruption_type": partial(BernoulliMasking, low_discrepancy=False),
-        },
-    ),
-    "mgdm": (DiffusionPlannerAgent, {"loss_type": partial(MaskedLoss, weighting="mgdm")}),
-    "horizon": (DiffusionPlannerAgent, {"loss_type": partial(MaskedLoss, normaliser="horizon")}),
-    "visible END": (
-        DiffusionPlannerAgent,
-        {"corruption_type": partial(CountMasking, pad_mode="visible")},
-    ),
-    "conditioned": (
-        DiffusionPlannerAgent,
-        {"inpaint_anchor": "aligned", "condition_dropout": 0.5, "soft_target_weight": 0.7},
-    ),
-    "goal": (DiffusionPlannerAgent, {"denoiser_type": small}),
-    "no goal": (DiffusionPlannerAgent, {"denoiser_type": partial(small, goal_loss_weight=0.0)}),
-    "single step": (PolicyAgent, {"soft_target_weight": 0.7}),
-    "single step of few": (PolicyAgent, {}),
-    "objectives": (DiffusionPlannerAgent, {"denoiser_type": small}),
-    "objectives of few": (PolicyAgent, {}),
-}
-
-
-class KLToNoise(KL):
-    """Divergence from the agent as it was before its head was drawn anew."""
-
-    name = "kl"
-
-    def __init__(self, agent: BaseAgent) -> None:
-        self.reference = copy.deepcopy(agent)
-        torch.nn.init.normal_(self.reference.denoiser.head.weight, std=0.3)
-
-
-def with_objectives(name: str, agent: BaseAgent) -> torch.nn.Module:
-    """The agent, with all the objectives that fit it where its name says so."""
-    if "objectives" not in name:
-        return agent
-    more = () if isinstance(agent, PolicyAgent) else ((GoalLoss, 0.3),)
-    return Objectives(agent, (OwnLoss, (CloningLoss, 0.5), (KLToNoise(agent), 2.0), *more))
-
-
-def whole_batch(last_counts: bool) -> Batch:
-    """Plans of all lengths; the last rows weigh less, or all but the very last nothing at all."""
-    rng = np.random.default_rng(0)
-    plans = rng.integers(NUM_ACTIONS, size=(ROWS, HORIZON))
-    lengths = np.arange(ROWS) % HORIZON
-    plans[np.arange(HORIZON) >= lengths[:, None]] = end_token(NUM_ACTIONS)
-    plans[-1, 0] = 0
-    weights = np.where(np.arange(ROWS) < ROWS // 2, 1.0, 0.25)
-    if last_counts:
-        weights[:-1] = 0.0
-    states = tensors(random_states(ROWS))
-    states["glyphs"][:3, 3, 4] = 2383  # three stairs, all in the first half
-    logits = rng.normal(size=(ROWS, NUM_ACTIONS)).astype(np.float16)
-    past = rng.integers(NUM_ACTIONS, size=(ROWS, HORIZON - 1))
-    past[rng.random(past.shape) < 0.2] = mask_token(NUM_ACTIONS)
-    return Batch(
-        {**states, LOGITS_KEY: torch.from_numpy(logits)},
-        torch.from_numpy(plans),
-        torch.from_numpy(weights.astype(np.float32)),
-        torch.zeros(ROWS, dtype=torch.int64),
-        torch.from_numpy(past),
-    )
-
-
-def part(batch: Batch, ranks: Ranks) -> Batch:
-    """The rows of one process."""
-    assert batch.past is not None
-    return Batch(
-        {key: ranks.own(value) for key, value in batch.observations.items()},
-        *map(ranks.own, (batch.plans, batch.weights, batch.env_ids, batch.past)),
-        ranks,
-    )
-
-
-def followed(agent: BaseAgent, model: torch.nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """The loss, what is logged beside it, and its gradients, of the second of two batches."""
-    for seed in range(2):
-        agent.zero_grad()
-        loss, metrics = model(batch, torch.Generator().manual_seed(seed))
-        loss.backward()
-    found = {"loss": loss.detach(), **metrics}
-    for name, parameter in agent.named_parameters():
-        if parameter.grad is not None:
-            found[f"gradient {name}"] = parameter.grad
-    return found
-
-
-def compare_losses(accelerator: Accelerator) -> dict[str, list[str]]:
-    """By kind of loss, the names of all that differs between a whole batch and its parts."""
-    ranks, wrong = Ranks.of(accelerator), {}
-    gin.parse_config([f"{k} = {v}" for k, v in BINDINGS.items() if k.startswith("Ego")])
-    for name, (kind, options) in LOSSES.items():
-        torch.manual_seed(0)
-        agent = kind(map_observation_spec(21, 79), NUM_ACTIONS, plan_horizon=HORIZON, **options)
-        torch.nn.init.normal_(agent.denoiser.head.weight, std=0.5)
-        batch = whole_batch(last_counts="few" in name)
-        model = with_objectives(name, agent)
-        alone = followed(agent, model, batch)
-        alone = {key: value.clone() for key, value in alone.items()}
-        together = followed(agent, accelerator.prepare_model(model), part(batch, ranks))
-        for key in [key for key in together if not key.startswith("gradient")]:
-            (together[key],) = ranks.means(together[key])
-        wrong[name] = [
-            key
-            for key in alone.keys() | together.keys()
-            if not torch.allclose(alone[key], together[key], rtol=1e-4, atol=1e-6)
-        ]
-        assert float(alone["loss"]) > 0
-    config.clear_config()
-    return wrong
 
 
 # Runs
@@ -257,18 +136,30 @@ def together(folder: Path) -> None:
     rank, found = accelerator.process_index, {}
     with contextlib.ExitStack() as opened:
 
-        def start(kind: type[Experiment], name: str, data: Path | None = None) -> Experiment:
-            run = learner(kind, name, folder, data or folder / f"data_{name}", ROWS // 2)
+        def start(
+            kind: type[Experiment],
+            name: str,
+            data: Path | None = None,
+            more: Sequence[str] = MORE,
+            **changed: str,
+        ) -> Experiment:
+            own = data or folder / f"data_{name}"
+            run = learner(kind, name, folder, own, ROWS // 2, more, **changed)
             opened.callback(run.close)
             return run
 
-        found["losses"] = compare_losses(accelerator)
+        found["losses"], found["apart"] = compare_losses(accelerator)
         found["overflow"] = overflow_once()
         two = start(Recorded, "two")
         two.learn()
         for index, rows in enumerate(two.drawn):
             np.savez(folder / f"batch_{index}_{rank}.npz", **rows)
         found["updates"] = {name: t.updates for name, t in two.trainers.items()}
+        walking = start(Recorded, "walking", more=VALIDATING, **SHORT)
+        walking.learn()
+        for index, rows in enumerate(walking.drawn):
+            np.savez(folder / f"walked_{index}_{rank}.npz", **rows)
+        found["val"] = val_loss(walking)
         whole = started(folder, run_name="whole", epochs="2", val_interval="1")
         opened.callback(whole.close)
         whole.learn()

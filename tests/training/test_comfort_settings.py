@@ -53,7 +53,8 @@ def test_a_run_may_go_on_with_all_of_them_changed(tmp_path: Path) -> None:
         "artifact_interval": "None",
         "wandb_run_id": "'abc'",
     }
-    assert changed.keys() == OWN
+    # The loss of levels that are kept back needs some; see test_walking_runs.
+    assert changed.keys() == OWN - {"val_loss_batches"}
     run = started(tmp_path, epochs="1", **tiny, **changed)
     run.close()
     assert run.progress.epoch == 1

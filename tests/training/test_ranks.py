@@ -16,8 +16,10 @@ from safetensors.numpy import load_file
 
 from remdm.data.records import Segment
 from remdm.data.shards import Shard
+from remdm.training.val_loss import val_loss
 from tests.tiny_runs import learnt, metric_rows
-from tests.training.rank_runs import GRIEFS, LOSSES, ROWS, Recorded, free_port, learner
+from tests.training.rank_losses import LOSSES, ROWS
+from tests.training.rank_runs import GRIEFS, SHORT, VALIDATING, Recorded, free_port, learner
 
 ROOT = Path(__file__).parent.parent.parent
 # Whoever needs longer hangs, and is ended.
@@ -42,7 +44,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of one epoch, and copies of them for every run."""
     root = tmp_path_factory.mktemp("ranks")
     learnt(root, run_name="data", epochs="2", val_interval="None")
-    copies = ["one", "two", "stopped", "broken", "stale_0", "stale_1", "empty_0", *GRIEFS]
+    copies = [
+        "one",
+        "two",
+        "walk",
+        "walking",
+        "stopped",
+        "broken",
+        "stale_0",
+        "stale_1",
+        "empty_0",
+        *GRIEFS,
+    ]
     for name in copies:
         for part in ("shards", "labels"):
             shutil.copytree(root / "data" / part, root / f"data_{name}" / part)
@@ -73,6 +86,42 @@ def test_parts_of_a_batch_have_loss_metrics_and_gradient_of_the_whole(
     name: str, found: list[dict[str, Any]]
 ) -> None:
     assert [own["losses"][name] for own in found] == [[], []]
+
+
+def test_parts_of_stretches_have_the_gradient_of_the_whole_to_a_millionth(
+    found: list[dict[str, Any]],
+) -> None:
+    assert max(own["apart"][name] for own in found for name in LOSSES if "stretches" in name) < 1e-6
+
+
+def test_two_processes_walk_the_rows_of_one_with_the_same_memory(
+    folder: Path, found: list[dict[str, Any]]
+) -> None:
+    run = learner(Recorded, "walk", folder, folder / "data_walk", ROWS, VALIDATING, **SHORT)
+    run.learn()
+    validated = val_loss(run)
+    run.close()
+    assert validated["val/planner/loss"] > 0
+    for own in found:
+        assert own["val"] == pytest.approx(validated, rel=1e-5)
+    assert len(run.drawn) == 16
+    for index, rows in enumerate(run.drawn):
+        halves = [dict(np.load(folder / f"walked_{index}_{rank}.npz")) for rank in range(2)]
+        for name, whole in rows.items():
+            np.testing.assert_array_equal(np.concatenate([h[name] for h in halves]), whole)
+    assert any(not rows["real"].all() for rows in run.drawn)
+    ones, twos = metric_rows(folder / "walk"), metric_rows(folder / "walking")
+    assert len(ones) == len(twos) > 2
+    for mine, other in zip(ones, twos, strict=True):
+        assert mine == pytest.approx(other, rel=1e-5, abs=1e-7)
+    for agent in ("planner", "single_step"):
+        states = [
+            load_file(folder / name / f"ckpts/epoch_000002/{agent}_memory.safetensors")["state"]
+            for name in ("walk", "walking")
+        ]
+        assert states[0].shape == (ROWS // 3, 8)
+        np.testing.assert_allclose(*states, rtol=1e-4, atol=1e-6)
+        assert np.abs(states[0]).min() > 0
 
 
 def test_two_processes_train_on_the_rows_of_one_and_no_window_twice(
