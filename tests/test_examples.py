@@ -201,7 +201,7 @@ def test_names_that_an_example_mentions_exist(path: Path) -> None:
 
 @pytest.mark.slow
 def test_program_in_the_readme_trains(folder: Path) -> None:
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text().partition("## Adding things")[2]
     blocks = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
     (recipe,) = re.findall(r"^```\n(import mine\n.*?)^```", readme, re.MULTILINE | re.DOTALL)
     (folder / "mine.py").write_text("\n".join(blocks))
@@ -210,6 +210,27 @@ def test_program_in_the_readme_trains(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Slippery-Gridworld" in done.stdout
     assert "brisk" in done.stdout
+
+
+@pytest.mark.slow
+def test_lines_of_the_readme_train_a_policy_from_any_expert(folder: Path) -> None:
+    section = (ROOT / "README.md").read_text().partition("## Any expert")[2]
+    found = re.search(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    given = """import importlib.util
+import gymnasium
+spec = importlib.util.spec_from_file_location("example", EXAMPLE)
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+expert = module.Balance()
+observation, _ = gymnasium.make("CartPole-v1").reset(seed=0)
+""".replace("EXAMPLE", repr(example("08_dagger_any_expert")))
+    lines = found[1].replace("5_000", "250").replace("1_000", "250")
+    assert lines != found[1]
+    (folder / "mine.py").write_text(f"{given}\n{lines}\nassert action in (0, 1)\n")
+    done = run_script("mine.py", folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "cartpole_policy" / "policy.safetensors").is_file()
 
 
 @pytest.mark.slow

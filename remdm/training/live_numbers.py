@@ -163,6 +163,10 @@ LIVE: Mapping[str, Mapping[str, Live]] = {
         **_SOFT,
         **_acting(temperature=ABOVE_0),
     },
+    "CategoricalHead": {
+        "label_smoothing": Live(LESS_THAN_ALL),
+        **_acting(temperature=ABOVE_0),
+    },
     "MaskedLoss": {
         "tail_weight": Live(AT_LEAST_0),
         "label_smoothing": Live(LESS_THAN_ALL),

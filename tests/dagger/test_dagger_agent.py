@@ -222,6 +222,26 @@ def test_metrics_reach_the_logger_and_schedulers_follow_the_env_steps(tmp_path: 
     assert all(bool((v == kept[k]).all()) for k, v in agent.policy.agent.state_dict().items())
 
 
+def test_a_head_learns_and_acts_by_scheduled_numbers_as_by_bound_ones(tmp_path: Path) -> None:
+    numbers = {"CategoricalHead.label_smoothing": 0.3, "CategoricalHead.temperature": 3.0}
+
+    def weights(name: str, bound: dict[str, float], followed: dict[str, float]) -> dict[str, Any]:
+        bindings = QUICK["bindings"] | bound
+        schedulers = {key: lambda steps, value=value: value for key, value in followed.items()}
+        place = {"ckpt_base_dir": str(tmp_path), "run_name": name}
+        agent = DAggerAgent(EchoExpert(), **QUICK | place | {"bindings": bindings})
+        last = agent.train(Echo, 96, schedulers=schedulers, show_progress=False)
+        assert agent.policy is not None
+        found = {key: array.tolist() for key, array in agent.policy.agent.state_dict().items()}
+        return found | {"collected": last["collect/return/Gymnasium:Echo"]}
+
+    assert weights("bound", numbers, {}) == weights("scheduled", {}, numbers)
+    (smoothing, hot) = ({key: value} for key, value in numbers.items())
+    alone = [weights("smoothing", {}, smoothing), weights("hot", {}, hot), weights("none", {}, {})]
+    assert alone[0] != alone[2]
+    assert alone[1] != alone[2]
+
+
 def test_an_evaluator_tells_mean_spread_best_and_the_first_step_past_a_threshold() -> None:
     played = Validation(300, np.array([1.0, 3.0]), np.array([5, 5]), [(100, 1.5), (200, 2.5)])
     told = ReturnEvaluator()(played)
