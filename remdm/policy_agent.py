@@ -19,6 +19,7 @@ from remdm.nets.autocast import InferencePrecision
 from remdm.nets.denoiser import Context, Denoiser
 from remdm.nets.diagnosis import first_fault
 from remdm.nets.ego import EgoDenoiser
+from remdm.nets.heads import raced
 from remdm.outputs import Outputs
 from remdm.planning_constraints import door_directions
 from remdm.soft_targets import LOGITS_KEY, check_soft_targets, soft_target_loss
@@ -148,13 +149,7 @@ class PolicyAgent(DenoiserAgent):
         if request.heat is not None:
             logits = logits / request.heat[:, 0]
         log_probs = (logits.double() / self.temperature).log_softmax(-1)
-        if request.greedy:
-            actions = log_probs.argmax(-1)
-        else:
-            # Exponential race: one uniform number per class, drawn where the generator lives.
-            race = torch.empty(log_probs.shape, dtype=torch.float64, device=generator.device)
-            race.exponential_(generator=generator)
-            actions = (log_probs.exp() / race.to(device)).argmax(-1)
+        actions = log_probs.argmax(-1) if request.greedy else raced(log_probs, generator)
         tokens = torch.full((count, self.plan_horizon), end_token(self.num_actions), device=device)
         tokens[:, 0] = actions
         if self.directs and self.plan_horizon > 1 and "terrain" in request.observations:

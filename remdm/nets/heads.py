@@ -17,6 +17,21 @@ from remdm.ranks import Ranks, weighted_mean
 LOG_TWO_PI = math.log(2.0 * math.pi)
 
 
+def raced(log_probs: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw one class per row by an exponential race: one number per class.
+
+    Args:
+        log_probs: float64 [B, C].
+        generator: Source of randomness; numbers are drawn where it lives.
+
+    Returns:
+        int64 [B].
+    """
+    race = torch.empty(log_probs.shape, dtype=torch.float64, device=generator.device)
+    race.exponential_(generator=generator)
+    return (log_probs.exp() / race.to(log_probs.device)).argmax(-1)
+
+
 class Head(nn.Module, ABC):
     """A law over actions, given features."""
 
@@ -90,13 +105,7 @@ class CategoricalHead(Head):
     ) -> tuple[Tensor, Tensor]:
         """See `Head.draw`; int64 [B]."""
         log_probs = (self.logits(features).double() / self.temperature).log_softmax(-1)
-        if greedy:
-            actions = log_probs.argmax(-1)
-        else:
-            # Exponential race: one uniform number per class, drawn where the generator lives.
-            race = torch.empty(log_probs.shape, dtype=torch.float64, device=generator.device)
-            race.exponential_(generator=generator)
-            actions = (log_probs.exp() / race.to(log_probs.device)).argmax(-1)
+        actions = log_probs.argmax(-1) if greedy else raced(log_probs, generator)
         return actions, log_probs.gather(1, actions[:, None])[:, 0].float()
 
 
