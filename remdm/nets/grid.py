@@ -77,7 +77,8 @@ class GridEncoder(nn.Module):
             heard = wide[:-2, 1:-1] * north + wide[2:, 1:-1] * south
             heard = heard + wide[1:-1, 2:] * east + wide[1:-1, :-2] * west
             keep, new = (self.mix(torch.cat([heard, state], -1)) + inputs + tick).chunk(2, -1)
-            state = torch.lerp(torch.tanh(new), state, torch.sigmoid(keep))
+            # In mixed precision the first state is of another type.
+            state = torch.lerp(torch.tanh(new), state.to(new.dtype), torch.sigmoid(keep))
         return self.tokens(state).flatten(0, 1).transpose(0, 1) + self.positions
 
 

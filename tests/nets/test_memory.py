@@ -281,7 +281,7 @@ def test_every_number_of_a_memory_learns(net_and_spec):
     assert not still
 
 
-@pytest.mark.parametrize("name", ["ego", "tiles", "sequence"])
+@pytest.mark.parametrize("name", ["ego", "tiles", "grid", "sequence"])
 def test_mixed_precision_keeps_a_memory_in_full(name):
     make, spec = NETS[name]
     net = make(spec, 12, 4, memory_type=SMALL)
