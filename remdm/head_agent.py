@@ -12,7 +12,7 @@ from remdm.base_agent import BaseAgent, Observations
 from remdm.continuation import Continuation
 from remdm.data.batch import Batch
 from remdm.diffusion import PlanSample
-from remdm.envs.spaces import Actions
+from remdm.envs.actions import Actions
 from remdm.maps import ArraySpec
 from remdm.nets.heads import CategoricalHead, GaussianHead, Head
 from remdm.nets.mlp import MLP
@@ -58,7 +58,7 @@ class HeadAgent(BaseAgent):
         """Args:
         observation_spec: Arrays of one observation.
         num_actions: Size of the action set.
-        actions: What can be done; numbered actions when None.
+        actions: What can be done, where actions are vectors; None where they are numbered.
         net_type: Class of the net; see `FeatureNet`. A class of your own needs
             `@gin.configurable` to be found again when a saved policy is loaded.
         deterministic: Play by the likeliest actions; while data is collected they are drawn.

@@ -122,7 +122,7 @@ class Baseline:
         kinds = []
         for name in self.envs:
             with contextlib.closing(make_env(name)) as env:
-                kinds.append(EnvKind(tuple(env.action_names), dict(env.observation_spec)))
+                kinds.append(EnvKind.of(env))
         specs = [kind.observation_spec for kind in kinds]
         check_same_kind(self.envs, [kind.action_names for kind in kinds], specs)
         return kinds[0]

@@ -15,6 +15,7 @@ from remdm.dagger.demonstrations import Demonstrations
 from remdm.dagger.evaluators import Evaluator
 from remdm.dagger.experiment import DAggerExperiment, Listener, MakeEnv
 from remdm.dagger.saved_policy import Policy, load_policy, save_policy
+from remdm.envs.actions import Actions
 from remdm.envs.making import GYMNASIUM
 from remdm.envs.spaces import named_arrays
 from remdm.gin_text import format_binding
@@ -175,7 +176,7 @@ class DAggerAgent:
                     copy.deepcopy(experiment.policy).cpu(),
                     self.agent_type,
                     experiment.kind.observation_spec,
-                    experiment.actions,
+                    experiment.kind.actions or Actions(experiment.kind.action_names),
                     text,
                 )
                 lines = experiment.metrics_log.read()

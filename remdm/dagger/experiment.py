@@ -11,7 +11,6 @@ from remdm.dagger.demonstrations import Demonstrations, add_demonstrations
 from remdm.dagger.evaluators import Evaluator, Validation
 from remdm.envs.contract import EnvKind, PlanVecEnv
 from remdm.envs.gymnasium_env import GymnasiumEnv
-from remdm.envs.spaces import Actions
 from remdm.envs.sync import SyncPlanVecEnv
 from remdm.evaluation.rollout import Evaluation
 from remdm.experiment import Experiment
@@ -23,13 +22,7 @@ SCORE = "val/return"
 
 
 class DAggerExperiment(Experiment):
-    """`Experiment`, handed what a config file cannot name.
-
-    Attributes:
-        actions: What can be done in the environments.
-    """
-
-    actions: Actions
+    """`Experiment`, handed what a config file cannot name."""
 
     def __init__(
         self,
@@ -65,12 +58,7 @@ class DAggerExperiment(Experiment):
         """See `AssembledRun.look_at_envs`; there is one environment."""
         env = self.planner_env()
         try:
-            self.actions = env.actions
-            if self.actions.vector_size:
-                # What a policy of vectors must know beside their number, which is that of tokens.
-                own, actions = self.agent_type, env.actions
-                self.agent_type = lambda spec, number: own(spec, number, actions)
-            return EnvKind(env.action_names, env.observation_spec)
+            return EnvKind.of(env)
         finally:
             env.close()
 

@@ -11,7 +11,8 @@ import numpy as np
 from remdm import config, gin_names
 from remdm.base_agent import BaseAgent
 from remdm.data.plain_json import typed
-from remdm.envs.spaces import Actions
+from remdm.envs.actions import Actions
+from remdm.envs.contract import EnvKind
 from remdm.gin_reading import RunConfig
 from remdm.maps import ArraySpec
 from remdm.training.checkpoint import (
@@ -45,15 +46,6 @@ class Policy:
     observation_spec: dict[str, ArraySpec]
     actions: Actions
     config: str
-
-
-def make_policy(
-    agent_type: AgentType, observation_spec: dict[str, ArraySpec], actions: Actions
-) -> BaseAgent:
-    """A policy with random weights; only those of vectors are told of their bounds."""
-    told = (actions,) if actions.vector_size else ()
-    agent: BaseAgent = agent_type(observation_spec, len(actions.names), *told)
-    return agent
 
 
 def save_policy(policy: Policy, folder: Path) -> Path:
@@ -113,7 +105,9 @@ def load_policy(folder: Path) -> Policy:
             agent_type = gin_names.find_configurable(name).wrapper
         except gin_names.UnknownNameError as error:
             raise CheckpointError(f"{folder}: {error} Import its module first.") from error
-        agent = make_policy(agent_type, spec, actions)
+        told = actions if actions.vector_size else None
+        kind = EnvKind(actions.names, spec, told)
+        agent: BaseAgent = agent_type(*kind.arguments_for(agent_type))
     load_into(agent, load_weights(folder / WEIGHTS), folder / WEIGHTS)
     return Policy(agent.eval().requires_grad_(False), agent_type, spec, actions, text)
 

@@ -4,13 +4,15 @@
 a plan, not a step: one call runs several actions in every world and returns all the steps.
 """
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from remdm.envs.actions import Actions
 from remdm.maps import ArraySpec
 
 
@@ -33,8 +35,8 @@ class PlannerEnv(ABC):
         action_names: One name per action; stored with data and checkpoints.
         observation_spec: Arrays of one observation, by name.
         max_episode_steps: Steps after which an unfinished episode is truncated.
-        vector_size: Numbers of an action that is a vector; 0 where actions are tokens. With
-            vectors there is one token, and `offer` says what it means.
+        actions: What can be done, where that is more than names say: vectors. There is one token
+            then, and `offer` says what it means. None where actions are tokens.
     """
 
     name: str
@@ -42,7 +44,12 @@ class PlannerEnv(ABC):
     action_names: tuple[str, ...]
     observation_spec: dict[str, ArraySpec]
     max_episode_steps: int
-    vector_size: int = 0
+    actions: Actions | None = None
+
+    @property
+    def vector_size(self) -> int:
+        """Numbers of an action that is a vector; 0 where actions are tokens."""
+        return 0 if self.actions is None else self.actions.vector_size
 
     @abstractmethod
     def reset(self, seed: int) -> None:
@@ -92,15 +99,37 @@ class EnvKind:
     Attributes:
         action_names: One name per action.
         observation_spec: Arrays of one observation, by name.
+        actions: What can be done, where that is more than names say: vectors; else None.
     """
 
     action_names: tuple[str, ...]
     observation_spec: dict[str, ArraySpec]
+    actions: Actions | None = None
+
+    @classmethod
+    def of(cls, env: PlannerEnv) -> "EnvKind":
+        """The kind of one environment."""
+        return cls(tuple(env.action_names), dict(env.observation_spec), env.actions)
 
     @property
     def num_actions(self) -> int:
         """Size of the action set."""
         return len(self.action_names)
+
+    def arguments_for(self, agent_type: Callable[..., Any]) -> tuple[Any, ...]:
+        """What a class of agents is called with: arrays, actions, and vectors where there are any.
+
+        Raises:
+            ValueError: If it writes tokens where actions are vectors.
+        """
+        if self.actions is None:
+            return self.observation_spec, self.num_actions
+        if "actions" not in inspect.signature(agent_type).parameters:
+            raise ValueError(
+                f"actions are vectors here, and {agent_type} writes tokens; set "
+                "Experiment.agent_type = @HeadAgent, or another environment."
+            )
+        return self.observation_spec, self.num_actions, self.actions
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from remdm.envs.contract import PlannerEnv, StepResult
 from remdm.envs.making import GYMNASIUM
-from remdm.envs.spaces import Actions, observation_arrays, write_observation
+from remdm.envs.spaces import actions_of, observation_arrays, write_observation
 
 
 @gin.configurable(module="remdm", denylist=["name", "env"])
@@ -20,7 +20,6 @@ class GymnasiumEnv(PlannerEnv):
 
     Attributes:
         env: The environment itself.
-        actions: What can be done in it.
     """
 
     def __init__(
@@ -44,10 +43,9 @@ class GymnasiumEnv(PlannerEnv):
         self.env = _made(name) if env is None else env
         registered = None if self.env.spec is None else self.env.spec.max_episode_steps
         self.max_episode_steps = max_episode_steps or registered or default_episode_steps
-        self.actions = Actions.of(self.env.action_space)
-        self.action_names = self.actions.names
-        self.num_actions = len(self.action_names)
-        self.vector_size = self.actions.vector_size
+        actions = actions_of(self.env.action_space)
+        self.action_names, self.num_actions = actions.names, len(actions.names)
+        self.actions = actions if actions.vector_size else None
         self.observation_spec = observation_arrays(self.env.observation_space)
         self._seen: Any = None
         self._steps = 0
@@ -66,8 +64,9 @@ class GymnasiumEnv(PlannerEnv):
         Raises:
             ValueError: If actions are tokens here.
         """
-        if not self.vector_size:
+        if self.actions is None:
             super().offer(vector)
+            return
         self._offered = np.clip(vector, self.actions.low, self.actions.high)
 
     def step(self, action: int) -> StepResult:
@@ -82,7 +81,7 @@ class GymnasiumEnv(PlannerEnv):
         return StepResult(float(reward), bool(terminated), bool(truncated), won, blocked=False)
 
     def _native(self, action: int) -> Any:
-        if not self.vector_size:
+        if self.actions is None:
             return action
         vector, self._offered = self._offered, None
         if vector is None:

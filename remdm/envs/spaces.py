@@ -1,12 +1,12 @@
 """Gymnasium's spaces in our words: observations as named arrays, actions as tokens or vectors."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
+from remdm.envs.actions import Actions
 from remdm.maps import HISTORY_PREFIX, ArraySpec
 
 OBSERVATION = "observation"
@@ -67,40 +67,18 @@ def write_observation(observation: Any, out: Mapping[str, np.ndarray]) -> None:
         out[name][...] = part
 
 
-@dataclass(frozen=True, slots=True)
-class Actions:
-    """What can be done: one of some tokens, or a vector within bounds.
+def actions_of(space: spaces.Space[Any]) -> Actions:
+    """The actions of an environment.
 
-    Attributes:
-        names: One per token; of vectors there is one, which stands for all of them.
-        low: float32 [D], of vectors; otherwise None.
-        high: Likewise.
-        shape: Shape of the vector in Gymnasium, D numbers.
+    Raises:
+        ValueError: If they are neither numbered nor vectors of real numbers.
     """
-
-    names: tuple[str, ...]
-    low: np.ndarray | None = None
-    high: np.ndarray | None = None
-    shape: tuple[int, ...] = ()
-
-    @property
-    def vector_size(self) -> int:
-        """Numbers of a vector; 0 where actions are tokens."""
-        return 0 if self.low is None else len(self.low)
-
-    @classmethod
-    def of(cls, space: spaces.Space[Any]) -> "Actions":
-        """The actions of an environment.
-
-        Raises:
-            ValueError: If they are neither numbered nor vectors of real numbers.
-        """
-        if isinstance(space, spaces.Discrete) and space.start == 0:
-            return cls(tuple(str(i) for i in range(int(space.n))))
-        if isinstance(space, spaces.Box) and np.dtype(space.dtype).kind == "f":
-            low, high = (np.ravel(b).astype(np.float32) for b in (space.low, space.high))
-            return cls(("VECTOR",), low, high, tuple(space.shape))
-        raise ValueError(
-            f"actions must be a Discrete space from 0 on or a Box of floating-point numbers, got "
-            f"{space}; wrap the environment in gymnasium.wrappers.TransformAction."
-        )
+    if isinstance(space, spaces.Discrete) and space.start == 0:
+        return Actions(tuple(str(i) for i in range(int(space.n))))
+    if isinstance(space, spaces.Box) and np.dtype(space.dtype).kind == "f":
+        low, high = (np.ravel(b).astype(np.float32) for b in (space.low, space.high))
+        return Actions(("VECTOR",), low, high, tuple(space.shape))
+    raise ValueError(
+        f"actions must be a Discrete space from 0 on or a Box of floating-point numbers, got "
+        f"{space}; wrap the environment in gymnasium.wrappers.TransformAction."
+    )

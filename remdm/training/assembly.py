@@ -27,7 +27,6 @@ from remdm.envs.contract import EnvKind, PlanVecEnv
 from remdm.envs.history import with_history
 from remdm.envs.making import make_env, make_vec_env
 from remdm.envs.sync import check_same_kind
-from remdm.maps import ArraySpec
 from remdm.training.allotment import allot_actors, level_caps
 from remdm.training.base_collector import BaseCollector
 from remdm.training.collecting import make_collector, make_curriculum, make_exploration
@@ -177,7 +176,7 @@ class AssembledRun(CourseSettings):
         kinds = []
         for name in (names := [*self.train_envs, *self.heldout_envs]):
             with contextlib.closing(make_env(name)) as env:
-                kinds.append(EnvKind(tuple(env.action_names), dict(env.observation_spec)))
+                kinds.append(EnvKind.of(env))
         check_same_kind(names, [k.action_names for k in kinds], [k.observation_spec for k in kinds])
         return kinds[0]
 
@@ -198,16 +197,18 @@ class AssembledRun(CourseSettings):
             max_episode_steps=caps,
         )
 
-    def make_agents(
-        self, observation_spec: dict[str, ArraySpec], num_actions: int
-    ) -> dict[str, BaseAgent]:
-        """The planner and, where there is one, the baseline; all begin at the run's seed."""
+    def make_agents(self, kind: EnvKind) -> dict[str, BaseAgent]:
+        """The planner and, where there is one, the baseline; all begin at the run's seed.
+
+        Raises:
+            ValueError: If one writes tokens where actions are vectors.
+        """
         agents = {}
         for name, make in ((PLANNER, self.agent_type), (BASELINE, self.baseline_agent_type)):
             if make is not None:
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(self.seed)
-                    agents[name] = make(observation_spec, num_actions)
+                    agents[name] = make(*kind.arguments_for(make))
         return agents
 
     def init_model(self) -> None:
@@ -222,7 +223,7 @@ class AssembledRun(CourseSettings):
             total_updates=self.budget.total_updates,
             compile_model=self.compile_model,
         )
-        agents = self.make_agents(self.kind.observation_spec, self.kind.num_actions)
+        agents = self.make_agents(self.kind)
         trains = self.role.learns
         objectives = {PLANNER: self.objectives, BASELINE: self.baseline_objectives}
         self.trainers = {

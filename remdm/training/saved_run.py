@@ -12,6 +12,7 @@ from remdm.agent import BaseAgent
 from remdm.artifacts import local_folder, policy_name, publish_artifact
 from remdm.data.plain_json import counted, one_line
 from remdm.distributed.publication import PublicationError, Publisher
+from remdm.envs.contract import EnvKind
 from remdm.envs.making import make_env
 from remdm.training import checkpoint, whole_state
 from remdm.training.assembly import PLANNER
@@ -87,7 +88,7 @@ class SavedRun(LoggedRun):
                 holds averaged weights only.
         """
         with contextlib.closing(make_env(self.train_envs[0])) as env:
-            agents = self.make_agents(env.observation_spec, env.num_actions)
+            agents = self.make_agents(EnvKind.of(env))
             names = env.action_names
         for agent in agents.values():
             agent.eval().requires_grad_(False)

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from remdm import make_env
 from remdm.envs.gymnasium_env import GymnasiumEnv
 from remdm.envs.making import make_vec_env
-from remdm.envs.spaces import Actions, observation_arrays, write_observation
+from remdm.envs.spaces import actions_of, observation_arrays, write_observation
 from remdm.envs.sync import SyncPlanVecEnv
 from remdm.maps import ArraySpec
 from tests.dagger.small_worlds import LENGTH, Echo, Follow
@@ -120,7 +120,7 @@ def test_observations_that_are_no_fixed_arrays_are_refused(
 )
 def test_actions_that_are_neither_numbers_nor_vectors_are_refused(space: spaces.Space[Any]) -> None:
     with pytest.raises(ValueError, match="must be a Discrete space from 0 on or a Box"):
-        Actions.of(space)
+        actions_of(space)
 
 
 def test_an_unknown_id_offers_what_gymnasium_would() -> None:
