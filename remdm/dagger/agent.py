@@ -265,15 +265,14 @@ class DAggerAgent:
         return self.policy
 
 
-def env_source(env: Env) -> tuple[str, MakeEnv]:
-    """The name of an environment, and what makes more of them.
+def env_source(env: Env) -> tuple[str, MakeEnv | None]:
+    """The name of an environment, and what makes more of them; None where the name does.
 
     Raises:
         ValueError: If more cannot be made.
     """
     if isinstance(env, str):
-        name = env.removeprefix(GYMNASIUM)
-        return GYMNASIUM + name, functools.partial(gymnasium.make, name)
+        return GYMNASIUM + env.removeprefix(GYMNASIUM), None
     if isinstance(env, gymnasium.Env):
         if env.spec is None:
             raise ValueError(

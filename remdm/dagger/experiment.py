@@ -27,7 +27,7 @@ class DAggerExperiment(Experiment):
     def __init__(
         self,
         run_name: str,
-        make_env: MakeEnv,
+        make_env: MakeEnv | None,
         expert: Any,
         evaluators: Sequence[Evaluator] = (),
         listener: Listener | None = None,
@@ -36,7 +36,7 @@ class DAggerExperiment(Experiment):
     ) -> None:
         """Args:
         run_name: Name of the run and of its folder.
-        make_env: Makes one environment.
+        make_env: Makes one environment; None where the name in `train_envs` says it all.
         expert: Who is asked; see `remdm.oracles.acting.Expert`.
         evaluators: What tells of validations.
         listener: Is told all metrics, and env steps so far.
@@ -47,10 +47,15 @@ class DAggerExperiment(Experiment):
         self.make_env, self.evaluators, self.listener = make_env, tuple(evaluators), listener
         self.demonstrations = demonstrations
         self.oracle_type = functools.partial(ActingOracle, expert)
+        if make_env is not None and self.env_mode != "sync":
+            raise ValueError(
+                f"environments that are handed over live in this process, got env_mode "
+                f"{self.env_mode!r}; set Experiment.env_mode = 'sync', or name the environment."
+            )
 
     def planner_env(self, max_episode_steps: int | None = None) -> GymnasiumEnv:
         """One environment, as the loop plays it."""
-        made = self.make_env()
+        made = None if self.make_env is None else self.make_env()
         caps = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
         return GymnasiumEnv(self.train_envs[0], made, **caps)
 
@@ -65,7 +70,9 @@ class DAggerExperiment(Experiment):
     def make_vec_env(
         self, names: Sequence[str], caps: Sequence[int | None] | None = None
     ) -> PlanVecEnv:
-        """See `AssembledRun.make_vec_env`; all in this process."""
+        """See `AssembledRun.make_vec_env`."""
+        if self.make_env is None:
+            return super().make_vec_env(names, caps)
         limits = caps or [None] * len(names)
         return SyncPlanVecEnv([functools.partial(self.planner_env, limit) for limit in limits])
 

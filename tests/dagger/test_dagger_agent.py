@@ -285,6 +285,36 @@ def test_an_agent_without_an_expert_or_a_policy_says_what_it_lacks() -> None:
         DAggerAgent().act(np.zeros(4))
 
 
+@pytest.mark.parametrize("env_mode", ["sync", "async"])
+def test_an_environment_may_be_named_made_or_handed_over_as_what_makes_it(
+    env_mode: str, tmp_path: Path
+) -> None:
+    class Right:
+        def act(self, obs: np.ndarray, deterministic: bool) -> np.ndarray:
+            return np.ones(len(obs), np.int64)
+
+    given: dict[str, Any] = {
+        "named": "CartPole-v1",
+        "made": gymnasium.make("CartPole-v1", max_episode_steps=7),
+        "makes": lambda: gymnasium.make("CartPole-v1"),
+    }
+    modes = QUICK["bindings"] | {
+        "Experiment.env_mode": env_mode, "Experiment.num_env_workers": 1,
+    }  # fmt: skip
+    for name, env in given.items():
+        agent = DAggerAgent(
+            Right(), **QUICK | {"run_name": name, "ckpt_base_dir": str(tmp_path), "bindings": modes}
+        )
+        if env_mode == "async" and name != "named":
+            with pytest.raises(ValueError, match=r"set Experiment\.env_mode = 'sync'"):
+                agent.train(env, 48, show_progress=False)
+            continue
+        told = agent.train(env, 48, show_progress=False)
+        assert agent.act(np.zeros(4), deterministic=True) == 1
+        # The made one is cut after seven steps; in the others no row falls in so few.
+        assert (told["collect/episodes"] >= 4) == (name == "made")
+
+
 def test_bindings_of_the_user_win_and_stay_as_they_were(tmp_path: Path) -> None:
     with config.gin_sandbox():
         config.load_config(bindings=["MLP.hidden = (7,)"])
