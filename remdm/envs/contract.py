@@ -7,7 +7,7 @@ a plan, not a step: one call runs several actions in every world and returns all
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -157,6 +157,16 @@ class Chunk:
     valid: np.ndarray
     won: np.ndarray
     blocked: np.ndarray
+
+    def part(self, rows: Sequence[int]) -> "Chunk":
+        """Copies of some of the rows."""
+
+        def taken(value: np.ndarray | dict[str, np.ndarray]) -> Any:
+            if isinstance(value, dict):
+                return {name: array[rows] for name, array in value.items()}
+            return value[rows]
+
+        return Chunk(*(taken(getattr(self, field.name)) for field in fields(self)))
 
     @property
     def done(self) -> np.ndarray:

@@ -10,7 +10,6 @@ import re
 import time
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,19 +25,6 @@ from remdm.training.level_guard import MEASURED
 
 # What two evaluations into one folder must have in common.
 _SETTINGS = {"played_by": "remdm eval"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """Some rows of a chunk, as `RecordingBuffer` takes them."""
-
-    observations: dict[str, np.ndarray]
-    actions: np.ndarray
-    rewards: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
-    valid: np.ndarray
-    won: np.ndarray
 
 
 class KeptEpisodes:
@@ -115,11 +101,7 @@ class PolicyEpisodes:
             seeds: int64 [rows]: level seeds.
         """
         for env, rows in self._rows.items():
-            part = _Rows(
-                {name: array[rows] for name, array in chunk.observations.items()},
-                *(getattr(chunk, name)[rows] for name in _Rows.__slots__[1:]),
-            )
-            self._buffers[env].append(part, seeds[rows], [env] * len(rows))
+            self._buffers[env].append(chunk.part(rows), seeds[rows], [env] * len(rows))
 
     def cut(self, rows: Sequence[int]) -> None:
         """Say that a cap ends the episodes of `rows`, which are lost."""
