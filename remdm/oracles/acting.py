@@ -135,7 +135,8 @@ class AskingVecEnv(PlanVecEnvWrapper):
     - `expert/plan` int8 [plan_horizon]: its action, then END. A vector's one token is 0.
     - `expert/weight` float32: 1.
     - `expert/vector` and `taken/vector` float32 [D], where actions are vectors: what it would do,
-      and what was done. In what is seen now, both are the expert's.
+      and what was offered last, which was done as far as bounds allow. In what is seen now, both
+      are the expert's.
 
     Where actions are vectors, the expert's are on offer until somebody offers others.
     """
@@ -180,13 +181,9 @@ class AskingVecEnv(PlanVecEnvWrapper):
     def execute(
         self, plans: np.ndarray, num_steps: int, *, stop_when_blocked: bool = False
     ) -> Chunk:
-        """See `PlanVecEnv.execute`; one step at a time where actions are vectors.
-
-        Raises:
-            ValueError: If they are, and more steps are asked for.
-        """
+        """See `PlanVecEnv.execute`; where actions are vectors, no more than one step."""
         if self.vector_size:
-            # A plan of tokens says nothing of the vectors of later steps.
+            # The vectors of later steps are not known yet: the expert has to see them first.
             plans, num_steps = plans[:, :1], 1
         chunk = self.vec_env.execute(plans, num_steps, stop_when_blocked=stop_when_blocked)
         said = self._nothing(chunk.valid.shape)

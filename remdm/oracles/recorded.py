@@ -11,7 +11,7 @@ PLAN, WEIGHT = "expert/plan", "expert/weight"
 VECTOR = "expert/vector"
 """Observation float32 [D]: the vector that the expert would act by, where actions are vectors."""
 TAKEN = "taken/vector"
-"""Observation float32 [D], where actions are vectors: the one that was taken."""
+"""Observation float32 [D], where actions are vectors: the one that was taken, before bounds."""
 
 
 def recorded_plans(
