@@ -16,7 +16,9 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "ego encoder, crop 39": (_EGO, "EgoEncoder.crop_size = 39"),
     "reach, costs start alike": (_REACH, "ReachEncoder.informed = False"),
     "reach, no way loss": (_REACH, "ReachEncoder.way_loss_weight = 0.0"),
+    "reach, no end loss": (_REACH, "ReachEncoder.end_loss_weight = 0.0"),
     "no setbacks": (
+        f"{_AUGMENTATION}.lock_probability = 0.0",
         f"{_AUGMENTATION}.exhaust_probability = 0.0",
         f"{_AUGMENTATION}.obstruct_probability = 0.0",
     ),

@@ -134,12 +134,18 @@ class EgoEncoder(nn.Module):
         return (self.tokens(egocentric_features(observations, self.size)),)
 
     def auxiliary_loss(
-        self, seen: tuple[Tensor, ...], plans: Tensor, weights: Tensor, ranks: Ranks
+        self,
+        seen: tuple[Tensor, ...],
+        observations: dict[str, Tensor],
+        plans: Tensor,
+        weights: Tensor,
+        ranks: Ranks,
     ) -> dict[str, Tensor]:
         """See `Denoiser.auxiliary_loss`.
 
         Args:
             seen: What `look` returned beside the tokens.
+            observations: What it was made of.
             plans: int64 [B, H].
             weights: float32 [B].
             ranks: The processes that have the rest of the batch.
@@ -220,4 +226,4 @@ class EgoDenoiser(CrossDenoiser):
     ) -> dict[str, Tensor]:
         """See `Denoiser.auxiliary_loss`; whatever the encoder learns by itself."""
         seen = context[2 * len(self.layers) :]
-        return self.encoder.auxiliary_loss(seen, plans, weights, ranks)
+        return self.encoder.auxiliary_loss(seen, observations, plans, weights, ranks)

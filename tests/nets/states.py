@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from remdm.maps import NUM_TERRAINS, empty_observations, map_observation_spec
+from remdm.maps import NUM_TERRAINS, Terrain, empty_observations, map_observation_spec
 
 
 def random_states(
@@ -28,6 +28,13 @@ def random_states(
     out["position"][:1] = 0, 0
     out["position"][1:2] = height - 1, width - 1
     return out
+
+
+def nothing_to_explore(states: dict[str, np.ndarray], row: int) -> None:
+    """Leave the agent of one state only searching, in place: all is known and visited."""
+    states["terrain"][row] = Terrain.FLOOR
+    states["visited"][row] = 1
+    states["position"][row] = states["terrain"].shape[1] // 2, states["terrain"].shape[2] // 2
 
 
 def tensors(observations: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:

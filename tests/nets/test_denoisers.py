@@ -15,7 +15,7 @@ from remdm.nets.egocentric import NUM_BLOCKED, NUM_CELL_CODES, NUM_SEARCH_BUCKET
 from remdm.nets.reach import ReachEncoder
 from remdm.nets.sequence import SequenceDenoiser
 from remdm.tokens import vocabulary_size
-from tests.nets.states import random_states, tensors
+from tests.nets.states import nothing_to_explore, random_states, tensors
 
 ACTIONS = 12
 HORIZON = 8
@@ -113,7 +113,9 @@ def test_rows_do_not_see_each_other(net):
 
 
 def test_every_parameter_learns(net):
-    states = tensors(random_states(4))
+    states = random_states(4)
+    nothing_to_explore(states, 3)
+    states = tensors(states)
     states["glyphs"][0, 3, 4] = 2383
     context = net.encode(states)
     logits = net.denoise(context, plans(4), torch.rand(4))

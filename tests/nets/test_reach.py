@@ -8,9 +8,10 @@ import torch
 
 from remdm.maps import DELTAS, Action, Terrain, map_observation_spec
 from remdm.nets.ego import EgoDenoiser
-from remdm.nets.reach import MARGIN, ReachEncoder, distances
+from remdm.nets.reach import ReachEncoder, terrain_beside
+from remdm.nets.ways import MARGIN, distances
 from remdm.ranks import ALONE
-from tests.nets.states import random_states, tensors
+from tests.nets.states import nothing_to_explore, random_states, tensors
 
 SHAPE = (3, 2, 7, 9)  # states, fields, rows, columns
 SPEC = map_observation_spec(21, 79)
@@ -129,7 +130,9 @@ def test_the_way_loss_is_lower_for_the_way_that_leads_on():
     states["visited"][0, 10, 40] = 0
     seen = encoder.look(states)[1:]
     losses = {
-        action: encoder.auxiliary_loss(seen, plan_of(action), torch.ones(1), ALONE)["way_loss"]
+        action: encoder.auxiliary_loss(seen, states, plan_of(action), torch.ones(1), ALONE)[
+            "way_loss"
+        ]
         for action in (Action.EAST, Action.WEST)
     }
     assert losses[Action.EAST] < 0.1 < 3 < losses[Action.WEST]
@@ -137,16 +140,95 @@ def test_the_way_loss_is_lower_for_the_way_that_leads_on():
 
 def test_plans_that_begin_with_no_move_and_labels_of_weight_zero_have_no_way_loss():
     encoder = ReachEncoder(SPEC, 32)
-    seen = encoder.look(tensors(random_states(2)))[1:]
+    states = tensors(random_states(2))
+    seen = encoder.look(states)[1:]
     plans = torch.cat([plan_of(Action.SEARCH), plan_of(Action.EAST)])
-    loss = encoder.auxiliary_loss(seen, plans, torch.tensor([1.0, 0.0]), ALONE)["way_loss"]
-    assert loss == 0
+    losses = encoder.auxiliary_loss(seen, states, plans, torch.tensor([1.0, 0.0]), ALONE)
+    assert losses["way_loss"] == 0
 
 
-def test_the_way_loss_can_be_switched_off():
-    encoder = ReachEncoder(SPEC, 32, way_loss_weight=0.0)
-    seen = encoder.look(tensors(random_states(2)))[1:]
-    assert encoder.auxiliary_loss(seen, plan_of(Action.EAST), torch.ones(2), ALONE) == {}
+def test_both_losses_can_be_switched_off():
+    encoder = ReachEncoder(SPEC, 32, way_loss_weight=0.0, end_loss_weight=0.0)
+    states = tensors(random_states(2))
+    seen = encoder.look(states)[1:]
+    assert encoder.auxiliary_loss(seen, states, plan_of(Action.EAST), torch.ones(2), ALONE) == {}
+
+
+def test_the_end_loss_is_lower_for_the_place_that_is_worth_a_way():
+    torch.manual_seed(0)
+    encoder = ReachEncoder(SPEC, 32)
+    states = long_corridor()
+    states["visited"][0, 10, 6] = 0  # two steps to the east
+    seen = encoder.look(states)[1:]
+    losses = []
+    for plan in ([Action.EAST, Action.EAST, 12, 12], [Action.EAST, 12, 12, 12]):
+        found = encoder.auxiliary_loss(seen, states, torch.tensor([plan]), torch.ones(1), ALONE)
+        losses.append(found["end_loss"])
+    assert losses[0] < 0.01 < 3 < losses[1]
+
+
+def test_the_end_loss_teaches_places_that_no_cheapest_way_leads_to():
+    torch.manual_seed(0)
+    encoder = ReachEncoder(SPEC, 32)
+    states = long_corridor()
+    states["visited"][0, 10, 5] = 0  # the nearest end of a way
+    states["terrain"][0, 10, 8] = Terrain.LOCKED_DOOR
+    plan = torch.tensor([[Action.EAST] * 3 + [Action.KICK, Action.EAST, 12]])
+    kinds = {}
+    for name in ("way_loss", "end_loss"):
+        losses = encoder.auxiliary_loss(
+            encoder.look(states)[1:], states, plan, torch.ones(1), ALONE
+        )
+        (gradient,) = torch.autograd.grad(losses[name], encoder.kinds)
+        kinds[name] = gradient[: encoder.fields, Terrain.LOCKED_DOOR].abs().sum()
+    assert kinds["way_loss"] == 0 < kinds["end_loss"]
+
+
+@pytest.mark.parametrize(
+    ("door", "distance", "leads"),
+    [
+        (Terrain.CLOSED_DOOR, 10, Action.WEST),
+        (Terrain.CLOSED_DOOR, 8, Action.EAST),
+        (Terrain.LOCKED_DOOR, 8, Action.WEST),
+        (Terrain.LOCKED_DOOR, 2, Action.EAST),
+    ],
+)
+def test_an_informed_encoder_weighs_shut_doors_against_the_frontier(door, distance, leads):
+    """The frontier is 9 steps to the west; a locked door counts 6 more steps, as for the oracle."""
+    torch.manual_seed(0)
+    encoder = ReachEncoder(SPEC, 32)
+    states = long_corridor()
+    states["terrain"][0, 9, 2:78] = states["terrain"][0, 11, 2:78] = Terrain.WALL
+    states["position"][0] = torch.tensor([10, 30])
+    states["visited"][0, 10, 21] = 0
+    states["terrain"][0, 9, 21] = Terrain.UNKNOWN
+    states["terrain"][0, 10, 30 + distance] = door
+    states["terrain"][0, 10, 31 + distance :] = Terrain.WALL
+    worse = encoder.look(states)[1]
+    assert bool((worse[0].argmin(-1) == leads).all())
+
+
+def test_what_the_way_enters_next_changes_the_agents_token():
+    torch.manual_seed(0)
+    encoder = ReachEncoder(SPEC, 32)
+    states = long_corridor()
+    states["terrain"][0, 10, 5] = Terrain.CLOSED_DOOR
+    beside = terrain_beside(states)
+    assert beside[0, Action.EAST].argmax() == Terrain.CLOSED_DOOR
+    assert beside[0, Action.WEST].argmax() == Terrain.FLOOR
+    assert beside[0, Action.NORTH].argmax() == Terrain.UNKNOWN
+    assert encoder.next_steps.in_features == encoder.fields * (8 + 8 + 13 + 1)
+
+
+def test_planning_takes_the_tokens_alone():
+    torch.manual_seed(0)
+    encoder = ReachEncoder(SPEC, 32)
+    states = tensors(random_states(2))
+    learning = encoder.look(states)
+    with torch.inference_mode():
+        planning = encoder.look(states)
+    assert len(planning) == 1 < len(learning)
+    assert torch.equal(planning[0], learning[0])
 
 
 def test_an_informed_encoder_sees_farther_than_one_that_knows_no_kinds():
@@ -175,11 +257,13 @@ def test_every_state_is_encoded_as_if_alone():
 def test_every_weight_learns_from_plans():
     torch.manual_seed(0)
     net = EgoDenoiser(SPEC, 12, 8, encoder_type=ReachEncoder)
-    states = tensors(random_states(4))
+    states = random_states(4)
+    nothing_to_explore(states, 3)
+    states = tensors(states)
     plans = torch.from_numpy(np.random.default_rng(0).integers(0, 13, (4, 8)))
     context = net.encode(states)
     loss = net.denoise(context, plans, 0.5).square().sum()
     extra = net.auxiliary_loss(context, states, plans, torch.ones(4))
-    (loss + extra["way_loss"]).backward()
+    (loss + sum(extra.values())).backward()
     silent = [n for n, p in net.encoder.named_parameters() if not p.grad.abs().sum() > 0]
     assert silent == []
