@@ -96,7 +96,8 @@ class ReachEncoder(EgoEncoder):
             to enter, and the frontier, shut doors and the stairs are where ways end. Without, all
             cells start alike; near places are learned as fast, far ones much later.
         way_loss_weight: Weight of `reach_losses.way_loss`.
-        end_loss_weight: Weight of `reach_losses.end_loss`.
+        end_loss_weight: Weight of `reach_losses.end_loss`; 0 for labels that go on past the first
+            place they walk to, as those of `TourOracle` do.
         """
         super().__init__(observation_spec, width)
         self.way_loss_weight, self.end_loss_weight = way_loss_weight, end_loss_weight
