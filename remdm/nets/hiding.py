@@ -47,9 +47,8 @@ class Hiding(nn.Module):
         rows = torch.arange(9, device=near.device) * (NUM_TERRAINS + 1)
         hidden = F.relu(F.embedding_bag(around + rows, self.terrain, mode="sum"))
         logs = LOG_SPEED * self.chance(F.relu(self.mix(hidden)))[:, 0]
-        left = (
-            logs.clamp(-LOG_RANGE, 0.0) - F.softplus(self.decay) * searched.flatten()[near].float()
-        )
+        tried = searched.flatten()[near].float()
+        left = logs.clamp(-LOG_RANGE, 0.0) - F.softplus(self.decay) * tried
         finds = torch.zeros(known.numel(), device=near.device).index_copy(0, near, left.exp())
         return F.avg_pool2d(finds.view_as(known), 3, 1, 1, divisor_override=1)
 

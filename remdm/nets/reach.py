@@ -222,7 +222,11 @@ class ReachEncoder(EgoEncoder):
 
     @torch.no_grad()
     def _far(self, enter: Tensor, slant: Tensor, observations: dict[str, Tensor]) -> Tensor:
-        """What the ways between the agent and each cell cost, [B, fields, height, width]."""
+        """What the ways from each cell to the agent cost, [B, fields, height, width].
+
+        Those of the agent to each cell differ little: they enter the cell and not the agent's own,
+        and meet failed steps in the other direction.
+        """
         position = observations["position"]
         source = torch.full_like(enter, 2 * FARTHEST).flatten(2)
         row, column = position.to(torch.int64).unbind(1)
