@@ -42,14 +42,14 @@ RECIPE = "gin_configs/minihack_seed_dagger.gin"
 class Timed(Experiment):
     """Remembers which levels it played, and how long the parts of its epochs took."""
 
-    levels: Sequence[tuple[str, int]] = ()
+    played: Sequence[tuple[str, int]] = ()
     collected: Clocks
 
     def interact(self, agent: BaseAgent | None, stats: CollectStats, beta: float) -> None:
         """See `Experiment.interact`."""
         super().interact(agent, stats, beta)
         assert isinstance(self.collector, PairedCollector)
-        self.levels = self.collector.levels or self.levels
+        self.played = self.collector.levels or self.played
 
     def prepare_data(self) -> None:
         """See `Experiment.prepare_data`."""
@@ -130,7 +130,7 @@ def compare(arguments: Any, updates: int, pairs: int, repeats: int) -> list[dict
         for _ in range(repeats):
             theirs.act_by(plain_weights(run.policy.denoiser.state_dict()))
             mine = run.iteration()
-            published = theirs.iteration(run.levels, updates, arguments.batch)
+            published = theirs.iteration(run.played, updates, arguments.batch)
             for side, found in (("ours", mine), ("published way", published)):
                 rows.append(
                     {

@@ -154,7 +154,7 @@ class Experiment(EvaluatedRun):
                 metrics |= self.collect_new_training_data()
             metrics |= self.label_new_training_data()
             metrics |= self.dataset.on_end_of_collection(self)
-        self.levels.check(self.dataset)
+        self.level_guard.check(self.dataset)
         self.progress.metrics, self.progress.collected = metrics, True
 
     # Its steps

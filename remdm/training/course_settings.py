@@ -77,5 +77,5 @@ class CourseSettings(ObjectiveSettings):
             ValueError: See `ScheduledNumbers`.
         """
         self.loss_mask = self.loss_mask_type() if self.loss_mask_type else None
-        self.levels = LevelGuard([*self.train_envs, *self.heldout_envs])
+        self.level_guard = LevelGuard([*self.train_envs, *self.heldout_envs])
         self.scheduled = ScheduledNumbers(self.schedules, cast("AssembledRun", self))
