@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.harness import options, report
+from benchmarks.harness import options, report, show_table
 from benchmarks.inputs.observations import make_observations
 from benchmarks.inputs.sampler_front import Row, beaten_by, draw_fronts, front
 from benchmarks.inputs.sampler_points import Point, points
@@ -204,7 +204,7 @@ def main() -> None:
         "rows": table,
     }
     if not arguments.json:
-        report(timed, {}, False, last=False)
+        show_table(timed)
     report(table, line, arguments.json)
 
 
