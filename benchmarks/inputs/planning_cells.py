@@ -201,8 +201,6 @@ class Plan:
             found += [*QUICK_BINDINGS[""], *QUICK_BINDINGS.get(cell.study.name, ())]
         if cell.labels == "tours":
             found.append("Experiment.oracle_type = @TourOracle")
-        if cell.labels in ("tours", "rollout"):  # where they end is not what they walked to first
-            found.append("ReachEncoder.end_loss_weight = 0.0")
         if cell.labels in OFFLINE:
             target = "executed" if cell.labels == "rollout" else "plan"
             found += [

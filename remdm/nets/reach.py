@@ -96,8 +96,7 @@ class ReachEncoder(EgoEncoder):
             to enter, and the frontier, shut doors and the stairs are where ways end. Without, all
             cells start alike; near places are learned as fast, far ones much later.
         way_loss_weight: Weight of `reach_losses.way_loss`.
-        end_loss_weight: Weight of `reach_losses.end_loss`; 0 for labels that go on past the first
-            place they walk to, as those of `TourOracle` do.
+        end_loss_weight: Weight of `reach_losses.end_loss`.
         """
         super().__init__(observation_spec, width)
         self.way_loss_weight, self.end_loss_weight = way_loss_weight, end_loss_weight
@@ -216,7 +215,7 @@ class ReachEncoder(EgoEncoder):
         if self.end_loss_weight:
             known = (observations["terrain"] != Terrain.UNKNOWN)[:, None]
             costs = torch.where(known, source + self._far(enter, slant, observations), 2 * FARTHEST)
-            loss = end_loss(costs, observations["position"], plans, weights, ranks)
+            loss = end_loss(costs, observations, plans, weights, ranks)
             losses["end_loss"] = self.end_loss_weight * loss
         return losses
 

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from remdm.maps import DELTAS, NUM_ACTIONS, NUM_DIRECTIONS, Action
+from remdm.maps import NUM_DIRECTIONS
+from remdm.nets.plan_ends import plan_ends
 from remdm.ranks import Ranks
 
 # How much worse a step can be said to be, and how unlikely an end; what is farther off learns
@@ -41,24 +42,24 @@ def way_loss(worse: Tensor, plans: Tensor, weights: Tensor, ranks: Ranks) -> Ten
 
 
 def end_loss(
-    costs: Tensor, position: Tensor, plans: Tensor, weights: Tensor, ranks: Ranks
+    costs: Tensor, observations: dict[str, Tensor], plans: Tensor, weights: Tensor, ranks: Ranks
 ) -> Tensor:
-    """Cross-entropy of the places where the labels end, under what it costs to end there.
+    """Cross-entropy of the places where the labels lead first, under what it costs to end there.
 
     A place is as likely as `exp(-END_SHARPNESS * cost)`. The gradient of a cheapest way knows only
     the one place where it ends; this one knows all that might have been meant.
 
     Args:
         costs: float32 [B, fields, height, width]: of the way to each cell and of ending there.
-        position: integers [B, 2], the agent's cell.
+        observations: Arrays of B maps.
         plans: int64 [B, H], the labels.
         weights: float32 [B], of the labels.
         ranks: The processes that have the rest of the batch.
 
     Returns:
-        float32 []: a mean over the plans that are known to their ends, in nats.
+        float32 []: a mean over the plans that say where that is, in nats.
     """
-    places, told = plan_ends(position, plans)
+    places, told = plan_ends(observations, plans)
     height, width = costs.shape[2:]
     size = torch.tensor([height, width], device=places.device)
     told = told & ((places >= 0) & (places < size)).all(1)
@@ -66,27 +67,6 @@ def end_loss(
     log_probs = (-END_SHARPNESS * costs.flatten(2)).log_softmax(-1)
     nats = _nats(log_probs, chosen).clamp(max=WORST)
     return _mean(nats, weights * told, ranks)
-
-
-def plan_ends(position: Tensor, plans: Tensor) -> tuple[Tensor, Tensor]:
-    """Where plans lead, if all that they do works.
-
-    A plan ends where it stops or begins to search; a door that it kicks in or walks into counts as
-    its end.
-
-    Args:
-        position: integers [B, 2], the agent's cell.
-        plans: int64 [B, H]: actions, then END.
-
-    Returns:
-        int64 [B, 2], row and column; bool [B], whether the plan does anything and says its end.
-    """
-    ended = plans >= NUM_ACTIONS
-    over = (ended | (plans == Action.SEARCH)).cumsum(1) > 0
-    deltas = torch.from_numpy(DELTAS).to(plans.device)
-    moves = (plans < NUM_DIRECTIONS) & ~over
-    steps = deltas[plans.clamp(max=NUM_DIRECTIONS - 1)] * moves[..., None]
-    return position.to(torch.int64) + steps.sum(1), over.any(1) & ~ended[:, 0]
 
 
 def _nats(log_probs: Tensor, chosen: Tensor) -> Tensor:
