@@ -33,7 +33,7 @@ def cells_of(out: Path, seeds: Sequence[int], episodes: int, quick: bool = False
     make = _Maker(out, episodes, ("smoke.gin",) if quick else ())
     cells = [make.oracles()]
     for seed in seeds:
-        cells.append(make.dagger(seed))
+        cells += [make.dagger(seed), make.tours(seed)]
     cells.append(make.demonstrations())
     for seed in seeds:
         cells += [make.offline(seed), make.seed_recipe(seed)]
@@ -73,6 +73,11 @@ class _Maker:
     def dagger(self, seed: int) -> Cell:
         shown = {"planner": "planner", "single_step": "single-step head"}
         return self._train("planner", seed, "minihack_quick.gin", shown=shown)
+
+    def tours(self, seed: int) -> Cell:
+        alone = ("--bind", "Experiment.baseline_agent_type = None")  # its head is that of `dagger`
+        shown = {"planner": "planner, tours"}
+        return self._train("tours", seed, "minihack_tours.gin", *alone, shown=shown)
 
     def demonstrations(self) -> Cell:
         folder, done = self.out / "demonstrations", self._file("demonstrations")

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from scipy.stats import t as student_t
 
@@ -25,27 +25,49 @@ GROUPS = {
 }
 
 
+CALLED = "held-out"  # the group whose net calls are shown
+
+
+class Played(NamedTuple):
+    """The test levels of one environment.
+
+    Attributes:
+        won: How many of them.
+        calls: Net calls per env step.
+    """
+
+    won: Rate
+    calls: float
+
+
 @dataclass(slots=True)
 class Row:
     """One row of the table.
 
     Attributes:
         name: As shown.
-        runs: For each run that was trained (one where nothing was), its rates by environment.
+        runs: For each run that was trained (one where nothing was), what it played.
     """
 
     name: str
-    runs: list[dict[str, Rate]] = field(default_factory=list)
+    runs: list[dict[str, Played]] = field(default_factory=list)
 
     def env_rate(self, env: str) -> float | None:
         """Mean over the runs; None where it was not played."""
-        rates = [run[env].rate for run in self.runs if env in run]
-        return sum(rates) / len(rates) if rates else None
+        return _mean([run[env].won.rate for run in self.runs if env in run])
 
     def group_rate(self, group: str) -> float | None:
         """Mean over environments, then over runs."""
-        means = self._group_means(group)
-        return sum(means) / len(means) if means else None
+        return _mean(self._group_means(group))
+
+    def group_calls(self, group: str) -> float | None:
+        """Net calls per env step, likewise."""
+        return _mean(
+            [
+                sum(run[env].calls for env in GROUPS[group]) / len(GROUPS[group])
+                for run in self._whole(group)
+            ]
+        )
 
     def group_interval(self, group: str) -> tuple[float, float] | None:
         """95 % interval of `group_rate`.
@@ -57,7 +79,8 @@ class Row:
         if not means:
             return None
         if len(means) == 1:
-            rate = mean_rate([self.runs[0][env] for env in GROUPS[group]])
+            (run,) = self._whole(group)
+            rate = mean_rate([run[env].won for env in GROUPS[group]])
             return rate.low, rate.high
         mean = sum(means) / len(means)
         spread = (sum((m - mean) ** 2 for m in means) / (len(means) - 1)) ** 0.5
@@ -66,20 +89,24 @@ class Row:
 
     def _group_means(self, group: str) -> list[float]:
         envs = GROUPS[group]
-        whole = [run for run in self.runs if all(env in run for env in envs)]
-        return [sum(run[env].rate for env in envs) / len(envs) for run in whole]
+        return [sum(run[env].won.rate for env in envs) / len(envs) for run in self._whole(group)]
+
+    def _whole(self, group: str) -> list[dict[str, Played]]:
+        """The runs that played all of a group."""
+        return [run for run in self.runs if all(env in run for env in GROUPS[group])]
 
 
 def read_rows(path: Path, shown: Mapping[str, str]) -> list[Row]:
     """The rows of one file that are shown, each with the run of that file; none without it."""
     if not shown or not path.exists():
         return []
-    found: dict[str, dict[str, Rate]] = {}
+    found: dict[str, dict[str, Played]] = {}
     for row in json.loads(path.read_text(encoding="utf-8")).get("rows", []):
         name = shown.get(row["policy"])
         if name is not None:
-            found.setdefault(name, {})[row["env"]] = Rate.of(row["wins"], row["episodes"])
-    return [Row(name, [rates]) for name, rates in found.items()]
+            played = Played(Rate.of(row["wins"], row["episodes"]), row["nfe_per_step"])
+            found.setdefault(name, {})[row["env"]] = played
+    return [Row(name, [run]) for name, run in found.items()]
 
 
 def together(rows: Iterable[Row]) -> list[Row]:
@@ -91,10 +118,14 @@ def together(rows: Iterable[Row]) -> list[Row]:
 
 
 def table_text(rows: Sequence[Row]) -> str:
-    """A Markdown table; a group's mean stands behind its environments, with its interval."""
+    """A Markdown table; a group's mean stands behind its environments, with its interval.
+
+    Last come the net calls per env step on the held-out environments.
+    """
     heads = ["policy", "runs"]
     for group, envs in GROUPS.items():
         heads += [*envs.values(), f"**{group}**"]
+    heads.append("calls")
     lines = ["| " + " | ".join(heads) + " |", "|:--|" + "--:|" * (len(heads) - 1)]
     for row in rows:
         cells = [row.name, str(len(row.runs))]
@@ -103,6 +134,7 @@ def table_text(rows: Sequence[Row]) -> str:
             interval = row.group_interval(group)
             limits = "" if interval is None else f" [{interval[0]:.2f}, {interval[1]:.2f}]"
             cells.append(f"**{_number(row.group_rate(group))}**{limits}")
+        cells.append(_number(row.group_calls(CALLED), 2))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -112,13 +144,20 @@ def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [
         {
             "policy": row.name,
-            "runs": [{env: (r.wins, r.episodes) for env, r in run.items()} for run in row.runs],
+            "runs": [
+                {env: (p.won.wins, p.won.episodes) for env, p in run.items()} for run in row.runs
+            ],
             **{group: row.group_rate(group) for group in GROUPS},
             **{f"{group} interval": row.group_interval(group) for group in GROUPS},
+            **{f"{group} calls": row.group_calls(group) for group in GROUPS},
         }
         for row in rows
     ]
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
