@@ -190,7 +190,7 @@ LIVE: Mapping[str, Mapping[str, Live]] = {
     "Guidance": _acting(scale=AT_LEAST_0),
     "WarmStart": _acting(time=SOME, gate=LESS_THAN_ALL),
     "DualStreamDenoiser": {"goal_loss_weight": _GLOBAL},
-    "ReachEncoder": {"way_loss_weight": _if_not_0("way_loss_weight")},
+    "ReachEncoder": {name: _if_not_0(name) for name in ("way_loss_weight", "end_loss_weight")},
 }
 
 

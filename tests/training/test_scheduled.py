@@ -266,6 +266,7 @@ def test_every_live_number_of_the_package_is_tried_here_or_needs_another_net() -
         "PolicyAgent.soft_target_weight",
         "DualStreamDenoiser.goal_loss_weight",
         "ReachEncoder.way_loss_weight",
+        "ReachEncoder.end_loss_weight",
         "CategoricalHead.label_smoothing",  # in tests/dagger
         "CategoricalHead.temperature",
     }
