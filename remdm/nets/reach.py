@@ -18,7 +18,7 @@ from remdm.nets.egocentric import egocentric_crop, egocentric_features
 from remdm.nets.hiding import Hiding, log_hope
 from remdm.nets.known_cells import FRONTIER_KIND, NUM_KINDS, NUM_MAP_CODES, known_cells
 from remdm.nets.reach_losses import end_loss, way_loss
-from remdm.nets.ways import MARGIN, distances
+from remdm.nets.ways import MARGIN, cheapest_ways, first_steps
 from remdm.ranks import Ranks
 
 # Where costs start: 1 for a step, 0.05 more for a diagonal one, 400 for ending anywhere.
@@ -70,7 +70,11 @@ def terrain_beside(observations: dict[str, Tensor]) -> Tensor:
 
 @gin.configurable(module="remdm", denylist=["observation_spec", "width"])
 class ReachEncoder(EgoEncoder):
-    """`EgoEncoder` whose crop shows learned distances, and one token of the agent's next steps."""
+    """`EgoEncoder` whose crop shows learned distances; more tokens tell of the way ahead.
+
+    One weighs the eight next steps, and one for each of `way_tokens` steps says where the cheapest
+    way goes: a plan of several actions needs to know where its way ends and turns.
+    """
 
     scale: Tensor
 
@@ -85,6 +89,7 @@ class ReachEncoder(EgoEncoder):
         informed: bool = True,
         way_loss_weight: float = 1.0,
         end_loss_weight: float = 1.0,
+        way_tokens: int = 16,
     ) -> None:
         """Args:
         observation_spec: Arrays of one observation; must hold the memory maps.
@@ -97,6 +102,7 @@ class ReachEncoder(EgoEncoder):
             cells start alike; near places are learned as fast, far ones much later.
         way_loss_weight: Weight of `reach_losses.way_loss`.
         end_loss_weight: Weight of `reach_losses.end_loss`.
+        way_tokens: Steps of the cheapest way that the decoder is told one by one.
         """
         super().__init__(observation_spec, width)
         self.way_loss_weight, self.end_loss_weight = way_loss_weight, end_loss_weight
@@ -125,7 +131,11 @@ class ReachEncoder(EgoEncoder):
         self.register_buffer("scale", scale, persistent=False)
         self.next_steps = nn.Linear(fields * (2 * NUM_DIRECTIONS + 1 + NUM_TERRAINS), width)
         self.next_position = nn.Parameter(torch.randn(width) * TOKEN_SCALE)
-        self.num_tokens += 1
+        self.num_tokens += 1 + way_tokens
+        self.way_tokens = way_tokens
+        if way_tokens:
+            self.way = nn.Linear(fields * (NUM_DIRECTIONS + 1 + NUM_TERRAINS), width)
+            self.way_positions = nn.Parameter(torch.randn(way_tokens, width) * TOKEN_SCALE)
 
     def step_costs(self, observations: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Costs of ending, entering and slanting, each float32 [B, fields, height, width].
@@ -171,7 +181,7 @@ class ReachEncoder(EgoEncoder):
         wary = self._wary()
         blocked = observations["blocked"]
         with torch.autocast(source.device.type, enabled=False):
-            distance = distances(source, enter, slant, wary, blocked, position)
+            distance, parent = cheapest_ways(source, enter, slant, wary, blocked, position)
             near = self._around(distance, position, self.size.crop)
             middle = self.size.crop // 2
             here = near[:, :, middle, middle]
@@ -194,9 +204,22 @@ class ReachEncoder(EgoEncoder):
         told = self.next_steps(steps) + self.next_position
         told = told.to(seen.dtype)[:, None]
         tokens = torch.cat([seen + told, told], 1)
+        if self.way_tokens:
+            tokens = torch.cat([tokens, self._way_ahead(parent, observations).to(seen.dtype)], 1)
         if torch.is_inference_mode_enabled():  # the maps are large, and copied with every choice
             return (tokens,)
         return tokens, worse, source, enter, slant
+
+    def _way_ahead(self, parent: Tensor, observations: dict[str, Tensor]) -> Tensor:
+        """A token [B, way_tokens, width] for each step of the cheapest way, and what it enters."""
+        terrain = observations["terrain"]
+        width = terrain.shape[2]
+        steps, cells = first_steps(parent, observations["position"], width, self.way_tokens)
+        entered = terrain.flatten(1).gather(1, cells.flatten(1)).view_as(cells).long()
+        told = [F.one_hot(steps, NUM_DIRECTIONS + 1), F.one_hot(entered, NUM_TERRAINS)]
+        shown = torch.cat(told, -1).transpose(1, 2).flatten(2).float()
+        way: Tensor = self.way(shown) + self.way_positions
+        return way
 
     def auxiliary_loss(
         self,
@@ -232,7 +255,7 @@ class ReachEncoder(EgoEncoder):
         here = row * enter.shape[3] + column
         source.scatter_(2, here[:, None, None].expand(-1, self.fields, 1), 0.0)
         ways = (enter, slant, self._wary(), observations["blocked"], position)
-        return distances(source.view_as(enter), *ways, margin=FARTHEST)
+        return cheapest_ways(source.view_as(enter), *ways, margin=FARTHEST).distance
 
     def _wary(self) -> Tensor:
         """float32 [fields]: what a step that has failed costs more."""

@@ -238,3 +238,29 @@ def spread_backward(
                     slant[b, c, r, q] += g
                 if (blocked[b, row, col] >> d) & 1:
                     wary[b, c] += g
+
+
+@numba.njit(cache=True, nogil=True)
+def follow(
+    parent: np.ndarray, position: np.ndarray, width: int, steps: np.ndarray, cells: np.ndarray
+) -> None:
+    """The first steps of the cheapest ways from the agents.
+
+    Args:
+        parent: int8 [B, C, height * width], of `spread`.
+        position: integers [B, 2].
+        width: Of the map.
+        steps: int8 [B, C, K], written: directions, then NUM_DIRECTIONS where the way has ended.
+        cells: int16 [B, C, K], written: the cells that they enter, the last one again and again.
+    """
+    for b in range(steps.shape[0]):
+        for c in range(steps.shape[1]):
+            cell = int(position[b, 0]) * width + int(position[b, 1])
+            for k in range(steps.shape[2]):
+                d = parent[b, c, cell]
+                if d == OWN_SOURCE:
+                    d = NUM_DIRECTIONS
+                else:
+                    cell += _DR[d] * width + _DC[d]
+                steps[b, c, k] = d
+                cells[b, c, k] = cell

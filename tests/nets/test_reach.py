@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from remdm.maps import DELTAS, Action, Terrain, map_observation_spec
+from remdm.maps import DELTAS, NUM_DIRECTIONS, Action, Terrain, map_observation_spec
 from remdm.nets.ego import EgoDenoiser
 from remdm.nets.reach import ReachEncoder, terrain_beside
-from remdm.nets.ways import MARGIN, distances
+from remdm.nets.ways import MARGIN, cheapest_ways, first_steps
 from remdm.ranks import ALONE
 from tests.nets.states import nothing_to_explore, random_states, tensors
 
@@ -32,6 +32,10 @@ def random_costs(seed: int, *, dtype: torch.dtype = torch.float32) -> tuple[torc
     position = torch.cat([rows, columns], 1).to(torch.uint8)
     costs = (draw(*SHAPE) * 30, draw(*SHAPE) * 3, draw(*SHAPE) * 0.5, draw(fields) * 4)
     return *costs, blocked, position
+
+
+def exact(*costs: torch.Tensor) -> torch.Tensor:
+    return cheapest_ways(*costs).distance
 
 
 def by_iteration(
@@ -64,13 +68,13 @@ def by_iteration(
 @pytest.mark.parametrize("seed", range(3))
 def test_distances_are_the_fixed_point_of_value_iteration(seed):
     costs = random_costs(seed)
-    torch.testing.assert_close(distances(*costs), by_iteration(*costs))
+    torch.testing.assert_close(exact(*costs), by_iteration(*costs))
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_gradients_are_those_of_value_iteration(seed):
     found = []
-    for method in (distances, by_iteration):
+    for method in (exact, by_iteration):
         *learned, blocked, position = random_costs(seed)
         learned = [x.requires_grad_() for x in learned]
         value = method(*learned, blocked, position)
@@ -92,9 +96,32 @@ def test_a_way_of_many_bends_is_found_to_its_end():
     nothing = torch.full_like(enter, wall)  # no corner is cut
     blocked = torch.zeros(1, height, width, dtype=torch.uint8)
     position = torch.zeros(1, 2, dtype=torch.uint8)
-    found = distances(source, enter, nothing, torch.zeros(1), blocked, position)
+    found = exact(source, enter, nothing, torch.zeros(1), blocked, position)
     # 11 rows of 78 steps and 10 pairs of steps down; the last open row is walked from its left end.
     assert found[0, 0, 0, 0] == 11 * 78 + 20
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_first_steps_cost_what_the_way_costs(seed):
+    source, enter, slant, wary, blocked, position = random_costs(seed)
+    found = cheapest_ways(source, enter, slant, wary, blocked, position)
+    batch, fields, height, width = SHAPE
+    steps, cells = first_steps(found.parent, position, width, 2 * height * width)
+    for b, f in np.ndindex(batch, fields):
+        row, column = position[b].tolist()
+        cost = 0.0
+        for step, cell in zip(steps[b, f].tolist(), cells[b, f].tolist(), strict=True):
+            if step < NUM_DIRECTIONS:
+                cost += float(wary[f]) * (int(blocked[b, row, column]) >> step & 1)
+                cost += float(slant[b, f, row, column]) * (step >= 4)
+                row, column = row + int(DELTAS[step, 0]), column + int(DELTAS[step, 1])
+                cost += float(slant[b, f, row, column]) * (step >= 4)
+                cost += float(enter[b, f, row, column])
+            assert cell == row * width + column
+        assert step == NUM_DIRECTIONS  # it has ended
+        cost += float(source[b, f, row, column])
+        row, column = position[b].tolist()
+        assert cost == pytest.approx(float(found.distance[b, f, row, column]), rel=1e-5)
 
 
 def long_corridor() -> dict[str, torch.Tensor]:
@@ -117,6 +144,29 @@ def test_what_lies_far_beyond_the_crop_changes_the_agents_token():
     states["visited"][0, 10, 77] = 0
     after = encoder(states)
     assert (before[0, -1] - after[0, -1]).abs().max() > 1e-3
+
+
+@torch.inference_mode()
+def test_a_step_of_the_way_has_a_token_of_its_own_that_says_what_it_enters():
+    torch.manual_seed(0)
+    encoder = ReachEncoder(SPEC, 32, way_tokens=5)
+    states = long_corridor()
+    states["visited"][0, 10, 7] = 0  # where the way ends, three steps to the east
+    before = encoder(states)[0, -5:]
+    told = before - encoder.way_positions
+    torch.testing.assert_close(told[0], told[1])
+    torch.testing.assert_close(told[3], told[4])  # the end, again and again
+    assert (told[2] - told[3]).abs().max() > 1e-3
+    states["terrain"][0, 10, 6] = Terrain.OPEN_DOOR
+    changed = (encoder(states)[0, -5:] - before).abs().amax(1) > 1e-3
+    assert changed.tolist() == [False, True, False, False, False]
+
+
+def test_without_way_tokens_there_is_one_token_more_than_views_have():
+    states = tensors(random_states(2))
+    with_them, without = (ReachEncoder(SPEC, 32, way_tokens=count) for count in (16, 0))
+    assert with_them(states).shape[1] == with_them.num_tokens == without.num_tokens + 16
+    assert without(states).shape[1] == without.num_tokens
 
 
 def plan_of(action: Action) -> torch.Tensor:
