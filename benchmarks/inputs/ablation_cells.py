@@ -17,6 +17,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "reach, costs start alike": (_REACH, "ReachEncoder.informed = False"),
     "reach, no way loss": (_REACH, "ReachEncoder.way_loss_weight = 0.0"),
     "reach, no end loss": (_REACH, "ReachEncoder.end_loss_weight = 0.0"),
+    "reach, no way tokens": (_REACH, "ReachEncoder.way_tokens = 0"),
     "no setbacks": (
         f"{_AUGMENTATION}.lock_probability = 0.0",
         f"{_AUGMENTATION}.exhaust_probability = 0.0",
