@@ -1,4 +1,4 @@
-"""Milliseconds per plan: the default net and sampler, and the seed's net with the seed's sampler.
+"""Milliseconds per plan: our nets with the default sampler, and the seed's net with the seed's.
 
 One plan is what an agent makes of one observation: features, encoding, every denoising call and
 the sampling between them. Nets are fresh, so their plans are as undecided as plans can be and every
@@ -10,6 +10,7 @@ own choice: set OMP_NUM_THREADS to measure one core. `--device cuda` plans on an
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from remdm.envs.making import make_vec_env
 from remdm.envs.minihack import HELD_OUT_ENVS
 from remdm.maps import NUM_ACTIONS, map_observation_spec
 from remdm.nets.dual_stream import DualStreamDenoiser
+from remdm.nets.ego import EgoDenoiser
+from remdm.nets.reach import ReachEncoder
 from remdm.policy_agent import PolicyAgent
 
 BATCHES = (1, 8, 64, 256)
@@ -34,6 +37,12 @@ SPEC = map_observation_spec(21, 79)
 def default_planner() -> BaseAgent:
     """The planner as it is trained by default."""
     return DiffusionPlannerAgent(SPEC, NUM_ACTIONS)
+
+
+def recipe_planner() -> BaseAgent:
+    """The planner of the MiniHack recipes, whose encoder sees over the whole map."""
+    denoiser = partial(EgoDenoiser, encoder_type=ReachEncoder)
+    return DiffusionPlannerAgent(SPEC, NUM_ACTIONS, denoiser_type=denoiser)
 
 
 def compiled_planner() -> BaseAgent:
@@ -62,6 +71,7 @@ def single_step() -> BaseAgent:
 
 AGENTS: dict[str, Callable[[], BaseAgent]] = {
     "default": default_planner,
+    "recipe": recipe_planner,
     "single_step": single_step,
     "seed": seed_planner,
 }

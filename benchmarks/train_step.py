@@ -1,6 +1,6 @@
 """Milliseconds per update: loss, gradient, clipping, AdamW and moving average.
 
-Both nets and the single-step head, in float32 and under bfloat16 autocast. Freed memory is kept
+The nets and the single-step head, in float32 and under bfloat16 autocast. Freed memory is kept
 (remdm/allocator.py) as in training; `--keep 0` shows what that is worth. Threads are torch's own
 choice: set OMP_NUM_THREADS to measure one core. `--device cuda` measures an accelerator, with
 float16 and its gradient scaler beside the others, and the memory that an update takes at most;

@@ -102,8 +102,13 @@ class ReachEncoder(EgoEncoder):
             cells start alike; near places are learned as fast, far ones much later.
         way_loss_weight: Weight of `reach_losses.way_loss`.
         end_loss_weight: Weight of `reach_losses.end_loss`.
-        way_tokens: Steps of the cheapest way that the decoder is told one by one.
+        way_tokens: Steps of the cheapest way that the decoder is told one by one; 0 for none.
+
+        Raises:
+            ValueError: If `way_tokens` is negative.
         """
+        if way_tokens < 0:
+            raise ValueError(f"ReachEncoder.way_tokens must be at least 0, got {way_tokens}.")
         super().__init__(observation_spec, width)
         self.way_loss_weight, self.end_loss_weight = way_loss_weight, end_loss_weight
         self.fields = fields

@@ -169,6 +169,11 @@ def test_without_way_tokens_there_is_one_token_more_than_views_have():
     assert without(states).shape[1] == without.num_tokens
 
 
+def test_a_negative_number_of_way_tokens_is_refused():
+    with pytest.raises(ValueError, match=r"ReachEncoder\.way_tokens must be at least 0, got -1"):
+        ReachEncoder(SPEC, 32, way_tokens=-1)
+
+
 def plan_of(action: Action) -> torch.Tensor:
     return torch.tensor([[action, 13, 13, 13]])
 
