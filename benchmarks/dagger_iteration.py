@@ -5,8 +5,10 @@ with the published net. Ours is a run of `gin_configs/minihack_seed_dagger.gin`;
 benchmarks/inputs/published_loop.py. Both begin with the same weights, which is checked, and play
 the same levels by the same weights, in turns; making environments is outside the clock. Ours also
 keeps its data on disk. It computes in bfloat16 unless `--precision no` says otherwise; the
-published loop has no such option on CPUs. Beside the clock on the wall stands what the processors
-worked (`cpu`, over all threads), which other programs on the machine disturb less.
+published loop has no such option on CPUs. Ours keeps freed memory (remdm/allocator.py), as `remdm
+train` does; the published loop is a process of its own, as a plain script is. Beside the clock on
+the wall stands what the processors worked (`cpu`, over all threads), which other programs on the
+machine disturb less.
 """
 
 import contextlib
@@ -22,7 +24,7 @@ from benchmarks.harness import options, report, summarize
 from benchmarks.inputs.published_loop import (
     MASK,
     Clocks,
-    PlainLoop,
+    LoopApart,
     PlainNet,
     clocks,
     parts_of,
@@ -30,6 +32,7 @@ from benchmarks.inputs.published_loop import (
 )
 from remdm import config
 from remdm.agent import BaseAgent
+from remdm.allocator import keep_allocations
 from remdm.experiment import Experiment
 from remdm.nets.dual_stream import DualStreamDenoiser
 from remdm.training.collect_stats import CollectStats
@@ -121,16 +124,15 @@ def compare(arguments: Any, updates: int, pairs: int, repeats: int) -> list[dict
     with tempfile.TemporaryDirectory() as folder, our_run(folder, arguments, updates, pairs) as run:
         check_same_net(run)
         caps = dict(zip(run.train_envs, run.train_step_caps or (), strict=True))
-        theirs = PlainLoop(caps)
-        weights = plain_weights(run.policy.denoiser.state_dict())
-        theirs.learn_from(weights)
-        theirs.warm_start([(env, seed) for env in caps for seed in range(3)])
-        theirs.update(arguments.batch)  # what is made once, is made now
+        theirs = LoopApart(caps)
+        theirs.call("learn_from", plain_weights(run.policy.denoiser.state_dict()))
+        theirs.call("warm_start", [(env, seed) for env in caps for seed in range(3)])
+        theirs.call("update", arguments.batch)  # what is made once, is made now
         run.iteration()  # also the warm start
         for _ in range(repeats):
-            theirs.act_by(plain_weights(run.policy.denoiser.state_dict()))
+            theirs.call("act_by", plain_weights(run.policy.denoiser.state_dict()))
             mine = run.iteration()
-            published = theirs.iteration(run.played, updates, arguments.batch)
+            published = theirs.call("iteration", run.played, updates, arguments.batch)
             for side, found in (("ours", mine), ("published way", published)):
                 rows.append(
                     {
@@ -147,6 +149,7 @@ def main() -> None:
     arguments = options(__doc__, updates=100, pairs=30, batch=256, repeats=3, precision="bf16")
     warnings.filterwarnings("ignore")
     logging.getLogger("remdm").setLevel(logging.WARNING)
+    keep_allocations()
     sizes = (
         (2, 6, 1) if arguments.quick else (arguments.updates, arguments.pairs, arguments.repeats)
     )

@@ -7,9 +7,10 @@ of environments, and its oracle's search (benchmarks/collect_demos.py).
 """
 
 import copy
+import multiprocessing
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -294,3 +295,34 @@ class PlainLoop:
         """Close all environments."""
         for env in self.envs.values():
             env.close()
+
+
+class LoopApart:
+    """A `PlainLoop` in a process of its own, whose allocator is as the C library has it."""
+
+    def __init__(self, caps: dict[str, int]) -> None:
+        """See `PlainLoop`; it uses as many threads as torch does here."""
+        spawn = multiprocessing.get_context("spawn")
+        made = (caps, torch.get_num_threads())
+        self._pool = ProcessPoolExecutor(1, spawn, _make_here, made)
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """What this method of the loop returns; waits for it."""
+        return self._pool.submit(_call_here, method, arguments).result()
+
+    def close(self) -> None:
+        """Close the loop, and end its process."""
+        self.call("close")
+        self._pool.shutdown()
+
+
+_here: list[PlainLoop] = []  # in its own process, one
+
+
+def _make_here(caps: dict[str, int], threads: int) -> None:
+    torch.set_num_threads(threads)
+    _here.append(PlainLoop(caps))
+
+
+def _call_here(method: str, arguments: Sequence[Any]) -> Any:
+    return getattr(_here[0], method)(*arguments)
