@@ -20,7 +20,7 @@ import torch
 from benchmarks.harness import options, report
 from benchmarks.inputs.observations import as_tensors, make_observations
 from remdm.agent import BaseAgent, DiffusionPlannerAgent
-from remdm.cli_runs import open_run
+from remdm.cli.runs import open_run
 from remdm.diffusion import BernoulliMasking, PlanSample
 from remdm.envs.making import make_vec_env
 from remdm.envs.minihack import HELD_OUT_ENVS

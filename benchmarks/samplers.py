@@ -35,7 +35,7 @@ from benchmarks.inputs.sampler_tasks import (
 )
 from benchmarks.plan import SPEC, met_states
 from remdm.agent import DiffusionPlannerAgent
-from remdm.cli_runs import open_run
+from remdm.cli.runs import open_run
 from remdm.diffusion import sampler_preset
 from remdm.envs.minihack import HELD_OUT_ENVS
 from remdm.maps import NUM_ACTIONS

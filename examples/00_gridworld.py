@@ -25,8 +25,8 @@ import argparse
 import logging
 
 from remdm import Experiment
-from remdm.cli_commands import run_experiment
-from remdm.cli_flags import add_common_flags, load_from_flags, role_from, run_name_of
+from remdm.cli.commands import run_experiment
+from remdm.cli.flags import add_common_flags, load_from_flags, role_from, run_name_of
 
 
 def main() -> int:

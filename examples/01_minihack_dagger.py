@@ -22,8 +22,8 @@ import logging
 
 from remdm import Experiment
 from remdm.allocator import keep_allocations
-from remdm.cli_commands import print_rows, write_rows
-from remdm.cli_flags import add_common_flags, load_from_flags, role_from, run_name_of
+from remdm.cli.commands import print_rows, write_rows
+from remdm.cli.flags import add_common_flags, load_from_flags, role_from, run_name_of
 from remdm.evaluation.report import env_groups
 
 

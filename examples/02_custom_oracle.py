@@ -21,8 +21,8 @@ import gin
 import numpy as np
 
 from remdm import Experiment, Oracle
-from remdm.cli_commands import run_experiment
-from remdm.cli_flags import add_common_flags, load_from_flags, role_from
+from remdm.cli.commands import run_experiment
+from remdm.cli.flags import add_common_flags, load_from_flags, role_from
 from remdm.evaluation.policies import OraclePolicy
 from remdm.evaluation.rollout import evaluate_in
 from remdm.maps import DELTAS, NUM_ACTIONS, NUM_DIRECTIONS, Terrain

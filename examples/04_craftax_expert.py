@@ -21,8 +21,8 @@ import logging
 from pathlib import Path
 
 from remdm import config
-from remdm.cli_expert import print_first_lives
-from remdm.cli_flags import add_config_flags
+from remdm.cli.expert import print_first_lives
+from remdm.cli.flags import add_config_flags
 
 
 def main() -> int:

@@ -22,8 +22,8 @@ import torch
 
 from remdm import Experiment
 from remdm.base_agent import DenoiserAgent
-from remdm.cli_commands import run_experiment
-from remdm.cli_flags import add_common_flags, load_from_flags, role_from
+from remdm.cli.commands import run_experiment
+from remdm.cli.flags import add_common_flags, load_from_flags, role_from
 from remdm.data.batch import Batch
 from remdm.maps import NUM_DIRECTIONS
 from remdm.outputs import Outputs

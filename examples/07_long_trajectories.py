@@ -21,8 +21,8 @@ import logging
 from pathlib import Path
 
 from remdm import Experiment
-from remdm.cli_commands import run_experiment
-from remdm.cli_flags import add_common_flags, load_from_flags, role_from, run_name_of
+from remdm.cli.commands import run_experiment
+from remdm.cli.flags import add_common_flags, load_from_flags, role_from, run_name_of
 from remdm.envs.making import make_vec_env
 from remdm.evaluation.policies import AgentPolicy
 from remdm.evaluation.rollout import EvalRow, evaluate_policy

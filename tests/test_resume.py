@@ -195,7 +195,7 @@ import os, signal, sys
 import torch
 from remdm import config
 from remdm.cli import main, user_errors
-from remdm.cli_commands import run_experiment
+from remdm.cli.commands import run_experiment
 from remdm.experiment import Experiment
 
 torch.set_num_threads(1)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.inputs.sampler_points import Point
 from remdm.agent import DiffusionPlannerAgent
-from remdm.cli_runs import OpenRun, find_checkpoint, open_run
+from remdm.cli.runs import OpenRun, find_checkpoint, open_run
 from remdm.diffusion import PlanSample, Sampler, sampler_preset
 from remdm.diffusion.candidates import best_of
 from remdm.diffusion.exact import ExactDenoiser, room_paths, small_sudokus

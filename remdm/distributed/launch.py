@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
 
-from remdm.cli_references import going_on
+from remdm.distributed.restarting import going_on
 
 logger = logging.getLogger(__name__)
 

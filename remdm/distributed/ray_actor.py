@@ -113,7 +113,7 @@ class RoleActor:
             Its exit code.
         """
         os.environ.update(env)
-        from remdm.cli_launch import collect_apart
+        from remdm.cli.launch import collect_apart
         from remdm.distributed.ray_transport import RayTransport
 
         try:

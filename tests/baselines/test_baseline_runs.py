@@ -25,7 +25,7 @@ from remdm.seeding import TEST_SEEDS
 from remdm.training.checkpoint import CheckpointError, check_whole, list_checkpoints, load_weights
 from remdm.training.interrupt import StopRequest
 from tests.baselines.tiny_baselines import DARK, ROOM, arguments, opened, trained
-from tests.test_cli import errors_of
+from tests.cli.told_errors import errors_of
 
 ALGORITHMS = ("ppo", "a2c", "dqn", "ppo-rnn", "bc", "dt")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from remdm import Experiment, config
-from remdm.cli_runs import open_run
+from remdm.cli.runs import open_run
 
 BINDINGS = [
     "Experiment.parallel_actors = 3",

@@ -23,7 +23,7 @@ from remdm.maps import ACTION_NAMES
 from remdm.oracles.random_policy import RandomPolicy
 from remdm.training.demonstration_pieces import Manner
 from remdm.training.demonstrations import Demonstrations
-from tests.test_cli import errors_of
+from tests.cli.told_errors import errors_of
 from tests.tiny_runs import learnt
 
 minari = pytest.importorskip("minari")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from remdm import cli, cli_launch
+from remdm import cli
+from remdm.cli import launch
 from tests.distributed.processes import ROOT
 
 TYPED = [
@@ -20,7 +21,7 @@ TYPED = [
 SCRIPT = """
 import argparse
 from pathlib import Path
-from remdm.cli_flags import add_common_flags
+from remdm.cli.flags import add_common_flags
 parser = argparse.ArgumentParser()
 add_common_flags(parser)
 parser.add_argument("--level", type=int)
@@ -32,7 +33,7 @@ raise SystemExit(0)
 
 
 def parts(*flags: str):
-    return cli_launch.parts_of(cli.parse(["launch", *flags]), "mine")
+    return launch.parts_of(cli.parse(["launch", *flags]), "mine")
 
 
 def test_every_role_gets_the_flags_as_they_were_typed():

@@ -21,7 +21,7 @@ from remdm.envs.making import make_vec_env
 from remdm.oracles.memory_oracle import MemoryOracle
 from remdm.training.demonstration_records import RECORDS_FOLDER
 from remdm.training.level_guard import check_levels
-from tests.test_cli import errors_of
+from tests.cli.told_errors import errors_of
 from tests.tiny_runs import learnt, metric_rows, started
 
 ENVS = ["Gridworld-Room-9x9-v0", "Gridworld-Maze-9x9-v0"]

@@ -10,7 +10,7 @@ from rich.console import Console
 pytest.importorskip("minihack")
 
 from remdm.cli import main
-from remdm.cli_scan import matching, report_of
+from remdm.cli.scan import matching, report_of
 from remdm.evaluation.scan_processes import CRASHED, HUNG, Outcome
 from remdm.evaluation.scan_table import counts, markdown_scan, rich_scan, scan_document
 from remdm.evaluation.scan_task import ScanOptions, TaskReport, agreement, examine

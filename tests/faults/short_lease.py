@@ -3,10 +3,10 @@
 import argparse
 from collections.abc import Sequence
 
-from remdm.cli import _logging_to_terminal
 from remdm.cli import user_errors as told
-from remdm.cli_commands import run_experiment
-from remdm.cli_flags import add_common_flags, load_from_flags, role_from
+from remdm.cli.command_line import _logging_to_terminal
+from remdm.cli.commands import run_experiment
+from remdm.cli.flags import add_common_flags, load_from_flags, role_from
 from remdm.distributed.ownership import Ownership, role_folder
 from remdm.distributed.transport import FileTransport, Transport
 from remdm.experiment import Experiment

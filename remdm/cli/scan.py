@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from remdm import config
-from remdm.cli_commands import INTERRUPTED
-from remdm.cli_flags import add_config_flags
-from remdm.cli_references import add_run_flags
+from remdm.cli.commands import INTERRUPTED
+from remdm.cli.flags import add_config_flags, add_run_flags
 from remdm.registry import nearest
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 # Loaded once for all tasks.
 _PRELOAD = (
-    "remdm.cli_runs",
+    "remdm.cli.runs",
     "remdm.evaluation.scan_task",
     "remdm.evaluation.suite",
     "remdm.experiment",
@@ -90,7 +89,7 @@ class ScanJob:
         Raises:
             ValueError: If there is no such oracle, or the run cannot be opened.
         """
-        from remdm.cli_runs import open_run
+        from remdm.cli.runs import open_run
         from remdm.oracles.making import make_oracle
 
         if self.run is None:

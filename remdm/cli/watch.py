@@ -58,7 +58,7 @@ def _show_strip(strip: "Strip", recording: "Recording", number: int, png: Path |
 
 def _player(args: argparse.Namespace) -> "tuple[Policy, list[str]]":
     """Who plays, and the environments of its run."""
-    from remdm.cli_runs import open_run, oracle_run
+    from remdm.cli.runs import open_run, oracle_run
     from remdm.evaluation.suite import suite_policies
     from remdm.oracles.making import ORACLES
 

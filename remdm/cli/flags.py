@@ -151,3 +151,26 @@ def add_env_flags(parser: argparse.ArgumentParser, default: str, episodes: int) 
     parser.add_argument("--seed", type=int, default=0, help="seed of the first level")
     parser.add_argument("--rows", type=int, default=25, help="levels of an environment at once")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the rows here as well")
+
+
+def add_download_flag(parser: argparse.ArgumentParser) -> None:
+    """`--wandb_download_dir`: for whatever may be an artifact."""
+    parser.add_argument(
+        "--wandb_download_dir",
+        metavar="FOLDER",
+        type=Path,
+        default=Path("artifacts"),
+        help="where to put an artifact that is given as wandb:entity/project/name:version",
+    )
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """`--wandb_download_dir` and `--allow_import`: for whatever is a run with its configuration."""
+    add_download_flag(parser)
+    parser.add_argument(
+        "--allow_import",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="module that the run's configuration may import, and so run; may be repeated",
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from remdm.cli import main
-from remdm.cli_profile import mirror
+from remdm.cli.profile import mirror
 from remdm.training.profiling import Stopwatch, phase_rows, timed_batches
 from tests.tiny_runs import files_below, tiny_bindings
 

@@ -1,6 +1,6 @@
 """The command line: `remdm train`, `remdm eval` and the other `COMMANDS`.
 
-Examples share its flags through `remdm.cli_flags`. What went wrong in the user's own hands is told
+Examples share its flags through `remdm.cli.flags`. What went wrong in the user's own hands is told
 in one line and ends with code 2; `--debug` shows the traceback.
 """
 
@@ -19,46 +19,46 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.markup import escape
 
-from remdm import (
-    cli_baseline,
-    cli_commands,
-    cli_eval,
-    cli_expert,
-    cli_launch,
-    cli_minari,
-    cli_references,
-    cli_scan,
-    cli_watch,
-)
 from remdm._version import __version__
-from remdm.cli_collect import add_flags as add_collect_flags
-from remdm.cli_collect import collect
-from remdm.cli_flags import (
+from remdm.cli import (
+    baseline,
+    collect,
+    commands,
+    evaluate,
+    expert,
+    launch,
+    minari,
+    profile,
+    report,
+    scan,
+    watch,
+)
+from remdm.cli.flags import (
     add_common_flags,
     add_config_flags,
+    add_download_flag,
+    add_run_flags,
     load_from_flags,
     role_from,
     run_name_of,
 )
-from remdm.cli_profile import add_profile_flags, profile
-from remdm.cli_report import add_report_flags, report
 from remdm.registry import nearest, unknown_name_message
 
 USER_ERROR, BROKEN, INTERRUPTED = 2, 1, 128 + signal.SIGINT
 
 
 def _launch(parser: argparse.ArgumentParser) -> None:
-    cli_launch.add_flags(parser)
+    launch.add_flags(parser)
     add_common_flags(parser)
 
 
 def _collect(parser: argparse.ArgumentParser) -> None:
-    add_collect_flags(parser)
+    collect.add_flags(parser)
     add_config_flags(parser)
 
 
 def _minari(parser: argparse.ArgumentParser) -> None:
-    cli_minari.add_flags(parser)
+    minari.add_flags(parser)
     add_config_flags(parser)
 
 
@@ -76,7 +76,7 @@ def _watch(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--plan", type=int, default=1, help="which plan of the episode (1)")
     parser.add_argument("--png", metavar="FILE", type=Path, help="draw that plan's calls here")
-    cli_references.add_run_flags(parser)
+    add_run_flags(parser)
     add_config_flags(parser)
 
 
@@ -93,8 +93,8 @@ def _config(parser: argparse.ArgumentParser) -> None:
 
 
 def _expert(parser: argparse.ArgumentParser) -> None:
-    cli_expert.add_flags(parser)
-    cli_references.add_download_flag(parser)
+    expert.add_flags(parser)
+    add_download_flag(parser)
     add_config_flags(parser)
 
 
@@ -108,37 +108,37 @@ class Command(NamedTuple):
 
 def _run_train(args: argparse.Namespace) -> int:
     load_from_flags(args)
-    return cli_commands.train(run_name_of(args), args.json, role_from(args))
+    return commands.train(run_name_of(args), args.json, role_from(args))
 
 
 def _run_launch(args: argparse.Namespace) -> int:
     if args.script is None:  # otherwise the names in it may be the script's own
         load_from_flags(args)
-    return cli_launch.launch(args, run_name_of(args))
+    return launch.launch(args, run_name_of(args))
 
 
 def _run_config(args: argparse.Namespace) -> int:
     args.configs = [*args.files, *args.configs]
     load_from_flags(args)
-    return cli_commands.show_config(defaults=args.defaults, text=args.text, json_file=args.json)
+    return commands.show_config(defaults=args.defaults, text=args.text, json_file=args.json)
 
 
 COMMANDS = {
     "train": Command("train a planner, or go on with a run", add_common_flags, _run_train),
     "launch": Command("train as several processes, on one machine or many", _launch, _run_launch),
-    "oracle": Command("measure an oracle", cli_eval.add_oracle_flags, cli_eval.oracle),
-    "collect": Command("keep an oracle's episodes as demonstrations", _collect, collect),
-    "minari": Command("exchange datasets with Minari", _minari, cli_minari.minari),
-    "eval": Command("measure a trained run", cli_eval.add_eval_flags, cli_eval.evaluate),
-    "scan": Command("look at all MiniHack tasks", cli_scan.add_flags, cli_scan.scan),
-    "watch": Command("play one episode and draw it", _watch, cli_watch.watch),
-    "report": Command("write a page about runs", add_report_flags, report),
+    "oracle": Command("measure an oracle", evaluate.add_oracle_flags, evaluate.oracle),
+    "collect": Command("keep an oracle's episodes as demonstrations", _collect, collect.collect),
+    "minari": Command("exchange datasets with Minari", _minari, minari.minari),
+    "eval": Command("measure a trained run", evaluate.add_eval_flags, evaluate.evaluate),
+    "scan": Command("look at all MiniHack tasks", scan.add_flags, scan.scan),
+    "watch": Command("play one episode and draw it", _watch, watch.watch),
+    "report": Command("write a page about runs", report.add_flags, report.report),
     "baseline": Command(
-        "train or measure another way to learn", cli_baseline.add_flags, cli_baseline.baseline
+        "train or measure another way to learn", baseline.add_flags, baseline.baseline
     ),
-    "expert": Command("train or measure a Craftax expert", _expert, cli_expert.expert),
-    "doctor": Command("check this machine and installation", _doctor, cli_commands.doctor),
-    "profile": Command("see where an epoch's time goes", add_profile_flags, profile),
+    "expert": Command("train or measure a Craftax expert", _expert, expert.expert),
+    "doctor": Command("check this machine and installation", _doctor, commands.doctor),
+    "profile": Command("see where an epoch's time goes", profile.add_flags, profile.profile),
     "config": Command("check config files and print what they say", _config, _run_config),
 }
 
@@ -223,12 +223,12 @@ def user_errors(debug: bool = False) -> Iterator[Outcome]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         outcome.code = BROKEN
     except Exception as error:
-        code = cli_commands.exit_code_of(error)
+        code = commands.exit_code_of(error)
         if code is None:
             raise
         if debug:
             traceback.print_exc()
-        _complain(cli_commands.message_of(error))
+        _complain(commands.message_of(error))
         outcome.code = code
 
 

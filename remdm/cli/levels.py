@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remdm.cli_commands import env_groups
+from remdm.cli.commands import env_groups
 
 if TYPE_CHECKING:
     from remdm.evaluation.rollout import EvalRow

@@ -8,7 +8,7 @@ from rich.console import Console
 DEFAULT_NAME = Path("report") / "index.html"
 
 
-def add_report_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", type=Path, help="run folders; seeds are put together"

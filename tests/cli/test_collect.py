@@ -13,7 +13,7 @@ import pytest
 from remdm.cli import main
 from remdm.data.shard_file import Shard
 from remdm.training.demonstration_records import PIECE_EPISODES
-from tests.test_cli import errors_of
+from tests.cli.told_errors import errors_of
 
 MAZE = "Gridworld-Maze-9x9-v0"
 EPISODES = 20 * PIECE_EPISODES

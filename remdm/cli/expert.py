@@ -8,7 +8,7 @@ from rich.console import Console
 
 from remdm import config
 from remdm.artifacts import local_folder
-from remdm.cli_commands import INTERRUPTED
+from remdm.cli.commands import INTERRUPTED
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

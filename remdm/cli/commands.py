@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from remdm import config, gin_names, gin_text
-from remdm.cli_references import going_on
+from remdm.distributed.restarting import going_on
 from remdm.training.roles import BOTH, Role
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def run_experiment(
     Args:
         experiment: Not started.
         json_file: Where to write the final table as well; by the role that validates.
-        role: What this process does of it, from `remdm.cli_flags.role_from`.
+        role: What this process does of it, from `remdm.cli.flags.role_from`.
 
     Returns:
         0, or 130 where somebody asked to stop before the budget was used up.

@@ -10,9 +10,10 @@ from pathlib import Path
 import gin
 import pytest
 
-from remdm import cli, cli_flags, config, doctor
-from remdm.cli import main
+from remdm import cli, config, doctor
+from remdm.cli import command_line, commands, flags, main
 from remdm.training.checkpoint import list_checkpoints, read_state
+from tests.cli.told_errors import errors_of
 from tests.configurables import write
 
 ROOT = Path(__file__).parent.parent
@@ -48,22 +49,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def errors_of(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """What a failing command prints; it must be one message and code 2."""
-    assert main(argv) == 2
-    text = capsys.readouterr().err
-    assert text.startswith("remdm: ")
-    assert "Traceback" not in text
-    return text
-
-
 # Flags
 
 
 def test_only_typed_flags_become_bindings() -> None:
     args = cli.parse(["train", "--configs", "x.gin", "--seed", "4", "--epochs", "7"])
     args.configs = []
-    cli_flags.load_from_flags(args)
+    flags.load_from_flags(args)
     found = {b.name: (b.text, b.origin) for b in config.current_bindings()}
     assert found == {"Experiment.epochs": ("7", "--epochs"), "Experiment.seed": ("4", "--seed")}
 
@@ -71,7 +63,7 @@ def test_only_typed_flags_become_bindings() -> None:
 def test_flag_wins_over_bind_and_bind_over_file(folder: Path) -> None:
     write(folder / "a.gin", "Experiment.seed = 1\nExperiment.epochs = 1\nKnob.size = 1\n")
     argv = ["train", "--configs", "a.gin", "--bind", "Experiment.seed=2", "--bind", "Knob.size=2"]
-    cli_flags.load_from_flags(cli.parse([*argv, "--seed", "3"]))
+    flags.load_from_flags(cli.parse([*argv, "--seed", "3"]))
     found = {b.name: b.text for b in config.current_bindings()}
     assert found == {"Experiment.epochs": "1", "Experiment.seed": "3", "Knob.size": "2"}
 
@@ -81,15 +73,15 @@ def test_steps_may_be_typed_in_powers_of_ten() -> None:
 
 
 def test_every_flag_binds_an_argument_that_exists() -> None:
-    for flag in cli_flags.FLAGS:
+    for flag in flags.FLAGS:
         value = flag.kind("1")
         config.load_config([], [], {flag.binding: (flag.name, value)})
 
 
 def test_run_name_is_that_of_the_last_config() -> None:
     args = cli.parse(["train", "--configs", "base.gin", "deep/mine.gin"])
-    assert cli_flags.run_name_of(args) == "mine"
-    assert cli_flags.run_name_of(cli.parse(["train", "--run_name", "given"])) == "given"
+    assert flags.run_name_of(args) == "mine"
+    assert flags.run_name_of(cli.parse(["train", "--run_name", "given"])) == "given"
 
 
 # Mistakes
@@ -141,7 +133,9 @@ def test_our_own_mistakes_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) 
     def broken(args: object) -> int:
         raise AttributeError("a bug")
 
-    monkeypatch.setitem(cli.COMMANDS, "doctor", cli.Command("", lambda parser: None, broken))
+    monkeypatch.setitem(
+        command_line.COMMANDS, "doctor", command_line.Command("", lambda parser: None, broken)
+    )
     with pytest.raises(AttributeError, match="a bug"):
         main(["doctor"])
 
@@ -152,7 +146,9 @@ def test_interrupt_is_told_and_has_its_code(
     def interrupted(args: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli.COMMANDS, "doctor", cli.Command("", lambda parser: None, interrupted))
+    monkeypatch.setitem(
+        command_line.COMMANDS, "doctor", command_line.Command("", lambda parser: None, interrupted)
+    )
     assert main(["doctor"]) == 130
     assert "interrupted" in capsys.readouterr().err
 
@@ -164,7 +160,7 @@ def test_gin_notes_are_left_out_of_messages() -> None:
 
     with pytest.raises(ValueError, match="In call to configurable") as caught:
         refuses()
-    assert cli.cli_commands.message_of(caught.value) == "a must be 2, got 1; set refuses.a"
+    assert commands.message_of(caught.value) == "a must be 2, got 1; set refuses.a"
 
 
 # config

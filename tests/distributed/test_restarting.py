@@ -2,7 +2,7 @@ import shlex
 
 import pytest
 
-from remdm.cli_references import going_on
+from remdm.distributed.restarting import going_on
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from remdm import config
-from remdm.cli_commands import INTERRUPTED, command_line
+from remdm.cli.commands import INTERRUPTED, command_line
 from remdm.training.roles import BOTH, role_of
 
 if TYPE_CHECKING:

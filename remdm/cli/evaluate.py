@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from remdm import config
-from remdm.cli_commands import env_groups, print_rows, write_rows
-from remdm.cli_flags import add_config_flags, add_env_flags, load_from_flags
-from remdm.cli_levels import (
+from remdm.cli.commands import env_groups, print_rows, write_rows
+from remdm.cli.flags import add_config_flags, add_env_flags, add_run_flags, load_from_flags
+from remdm.cli.levels import (
     add_cap_flag,
     add_level_flag,
     chosen_groups,
@@ -20,10 +20,9 @@ from remdm.cli_levels import (
     named_rows,
     row_names,
 )
-from remdm.cli_references import add_run_flags
 
 if TYPE_CHECKING:
-    from remdm.cli_runs import OpenRun
+    from remdm.cli.runs import OpenRun
     from remdm.evaluation.likelihood import Nelbo
     from remdm.evaluation.policies import Policy
     from remdm.evaluation.rollout import EvalRow
@@ -165,7 +164,7 @@ def _play(policy: "Policy", env: str, args: argparse.Namespace) -> "list[EvalRow
 
 def evaluate(args: argparse.Namespace) -> int:
     """Play levels by the agents of a run and print how often they win, and what that costs."""
-    from remdm.cli_runs import open_run
+    from remdm.cli.runs import open_run
     from remdm.devices import named_device
     from remdm.envs.making import make_vec_env
     from remdm.evaluation.costs import cost_table, describe, timing_rows

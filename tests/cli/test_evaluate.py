@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from remdm import cli_eval, config
-from remdm.cli import main
-from remdm.cli_runs import open_run
+from remdm import config
+from remdm.cli import evaluate, main
+from remdm.cli.runs import open_run
 from remdm.training.checkpoint import list_checkpoints
+from tests.cli.told_errors import errors_of
 from tests.configurables import write
-from tests.test_cli import errors_of
 from tests.tiny_runs import learnt
 
 ROOM = "MiniHack-Room-Random-5x5-v0"
@@ -184,7 +184,7 @@ def test_latency_is_measured_for_one_plan_and_for_many(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cli_eval, "TIMED_CALLS", 4)
+    monkeypatch.setattr(evaluate, "TIMED_CALLS", 4)
     found = evaluated(trained, "--latency", "--rows", "2", "--policies", "planner", "random")
     timed = found["latency"]
     assert [(row["policy"], row["rows"]) for row in timed] == [
@@ -261,10 +261,10 @@ def test_checkpoint_that_is_not_there_is_one_message(
 @pytest.mark.minihack
 def test_environment_that_the_agents_do_not_speak_for_is_refused(trained: Path) -> None:
     run = open_run(trained, [], [])
-    assert cli_eval.playable_sets(run, [GRIDWORLD, ROOM]) == [[GRIDWORLD], [ROOM]]
+    assert evaluate.playable_sets(run, [GRIDWORLD, ROOM]) == [[GRIDWORLD], [ROOM]]
     foreign = dataclasses.replace(run, action_names=("LEFT", "RIGHT"))
     with pytest.raises(ValueError, match=f"cannot play {GRIDWORLD}"):
-        cli_eval.playable_sets(foreign, [GRIDWORLD])
+        evaluate.playable_sets(foreign, [GRIDWORLD])
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from remdm import config
-from remdm.cli_flags import add_config_flags
+from remdm.cli.flags import add_config_flags
 
 if TYPE_CHECKING:
     from remdm.experiment import Experiment
@@ -28,7 +28,7 @@ VALIDATION, HELD_OUT = "validation", "held-out validation"
 CHECKPOINT = "writing: checkpoint"
 
 
-def add_profile_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `remdm profile`."""
     parser.add_argument("--epochs", type=int, default=2, help="epochs to measure (2)")
     parser.add_argument(

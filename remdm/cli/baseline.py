@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from remdm import cli_commands, config
-from remdm.cli_flags import FLAGS, Flag, add_config_flags, load_from_flags
+from remdm import config
+from remdm.cli import commands
+from remdm.cli.flags import FLAGS, Flag, add_config_flags, load_from_flags
 
 if TYPE_CHECKING:
     from remdm.baselines.baseline import Baseline
@@ -99,9 +100,9 @@ def baseline(args: argparse.Namespace) -> int:
             return _train_all(args, stop)
         except Stopped:
             Console(soft_wrap=True, highlight=False).print(
-                f"go on with: {escape(cli_commands.command_line())}"
+                f"go on with: {escape(commands.command_line())}"
             )
-            return cli_commands.INTERRUPTED
+            return commands.INTERRUPTED
 
 
 def seeds_of(seeds: Sequence[int] | None, num_seeds: int | None) -> list[int]:
@@ -176,7 +177,7 @@ def _measure_again(args: argparse.Namespace, stop: "StopRequest") -> int:
             )
         facts, groups = _facts(one), _groups(one)
         if args.envs:
-            groups = cli_commands.env_groups(args.envs)
+            groups = commands.env_groups(args.envs)
         envs = [env for group in groups.values() for env in group]
         one.load_best()
         by_seed[seed] = one.test(args.policies, envs, stop)
@@ -242,7 +243,7 @@ def _finish(
     from remdm.baselines.seeds import document, pooled, spread
     from remdm.evaluation.tables import write_json
 
-    cli_commands.print_rows(pooled(by_seed), groups)
+    commands.print_rows(pooled(by_seed), groups)
     Console().print(_seed_table(spread(by_seed, groups), list(by_seed)))
     if path is not None:
         write_json(path, document(by_seed, groups, facts))

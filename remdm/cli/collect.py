@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from remdm import cli_commands, config
+from remdm import config
+from remdm.cli import commands
 
 if TYPE_CHECKING:
     from remdm.oracles.contract import Oracle
@@ -85,7 +86,7 @@ def collect(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and value < least:
             raise ValueError(f"--{name} must be at least {least}, got {value}.")
-    envs = [env for group in cli_commands.env_groups(args.envs).values() for env in group]
+    envs = [env for group in commands.env_groups(args.envs).values() for env in group]
     oracle = make_oracle(args.oracle)
     limits = {}
     for env in envs:  # what is misspelt should not end hours of work
@@ -116,8 +117,8 @@ def collect(args: argparse.Namespace) -> int:
         _write_json(args.json, by_env, demonstrations)
     console = Console(soft_wrap=True, highlight=False)
     if not done:
-        console.print(f"go on with: {escape(cli_commands.command_line())}")
-        return cli_commands.INTERRUPTED
+        console.print(f"go on with: {escape(commands.command_line())}")
+        return commands.INTERRUPTED
     console.print(f"the demonstrations are in {escape(str(args.out))}")
     return 0
 
