@@ -41,7 +41,7 @@ from typing import Any
 import gin
 from gin import config as gin_config
 
-from remdm import gin_names, gin_reading, gin_text
+from remdm import gin_names, gin_reading, gin_text, gin_unused
 from remdm.gin_reading import ConfigError as ConfigError
 from remdm.gin_reading import Key
 from remdm.gin_reading import RunConfig as RunConfig
@@ -228,25 +228,9 @@ def config_differences(path: str | os.PathLike[str], ignore: Collection[str] = (
     ]
 
 
-def unused_bindings() -> list[str]:
-    """Bindings that have had no effect so far, each with the likely reason.
-
-    A binding counts as used when its configurable was called, in its scope, and took its value.
-    """
-    used = gin_config._OPERATIVE_CONFIG
-    complaints = []
-    for key, value in _bound().items():
-        scope, selector, argument = key
-        calls = [
-            arguments
-            for (called_scope, called), arguments in used.items()
-            if called == selector and f"{called_scope}/".startswith(f"{scope}/" if scope else "")
-        ]
-        if not any(argument in call and call[argument] == value for call in calls):
-            reason = _why_unused(selector, argument, calls)
-            origin = _origins.get(key, ["code"])[-1]
-            complaints.append(f"{gin_text.binding_name(*key)} ({origin}): {reason}")
-    return sorted(complaints)
+def unused_bindings() -> list[gin_unused.Unused]:
+    """Bindings that have had no effect so far, each with the likely reason."""
+    return gin_unused.unused(_bound(), _origins)
 
 
 def drop_replaced() -> None:
@@ -268,26 +252,6 @@ def drop_replaced() -> None:
         _origins.pop(key, None)
 
 
-def _why_unused(selector: str, argument: str, calls: list[dict[str, Any]]) -> str:
-    if selector == "gin.macro":
-        return "no value refers to this macro."
-    name = gin_config._REGISTRY.minimal_selector(selector)
-    if any(argument in call for call in calls):
-        return f"{name} was made before this was bound, or a nearer scope overrules it."
-    if calls:
-        return f"the program passes {argument} to {name} itself, which hides the binding."
-    in_use = {
-        f"{gin_config._REGISTRY.minimal_selector(called)}.{given}"
-        for _, called in gin_config._OPERATIVE_CONFIG
-        if called not in gin_names.GIN_BUILTINS
-        for given in gin_names.bindable_arguments(gin_config._REGISTRY[called])
-    }
-    same = sorted(full for full in in_use if full.endswith(f".{argument}"))
-    close = same or gin_names.nearest(f"{name}.{argument}", in_use)
-    hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    return f"nothing in this run used {name}.{hint}"
-
-
 def check_bindings(allow: Collection[str] = ()) -> None:
     """Call when everything is built: every binding must have been used.
 
@@ -297,14 +261,9 @@ def check_bindings(allow: Collection[str] = ()) -> None:
     Raises:
         ConfigError: Lists what had no effect, with the nearest names that would have.
     """
-    complaints = [text for text in unused_bindings() if _owner(text) not in allow]
-    if complaints:
-        raise ConfigError("bindings without effect:\n  " + "\n  ".join(complaints))
-
-
-def _owner(complaint: str) -> str:
-    name = complaint.split(" ", 1)[0]
-    return name.rsplit("/", 1)[-1].rsplit(".", 1)[0].rsplit(".", 1)[-1]
+    found = [one for one in unused_bindings() if one.owner not in allow]
+    if found:
+        raise ConfigError("bindings without effect:\n  " + "\n  ".join(gin_unused.told(found)))
 
 
 def bound_value(name: str) -> Any:

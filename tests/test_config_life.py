@@ -174,16 +174,29 @@ def test_unused_binding_names_the_class_that_was_used_instead() -> None:
     config.check_bindings(allow=["Gadget"])
 
 
+def test_unused_bindings_of_a_class_nobody_made_are_one_sentence(folder: Path) -> None:
+    write(folder / "mine.gin", "Widget.size = 3\nWidget.ratio = 0.1\n")
+    load_config(["mine.gin"], ["Widget.note = 'mine'", "Gadget.size = 2", "Gadget.weight = 1.0"])
+    Gadget()
+    with pytest.raises(ConfigError) as caught:
+        config.check_bindings(allow=["Gadget"])
+    _, *lines = str(caught.value).splitlines()
+    assert lines == [
+        "  Widget (3 bindings, --bind, mine.gin): nothing in this run used it.",
+    ]
+
+
 def test_unused_macro_is_reported() -> None:
     load_config([], ["SIZE = 3"])
-    assert config.unused_bindings() == ["SIZE (--bind): no value refers to this macro."]
+    (complaint,) = config.unused_bindings()
+    assert str(complaint) == "SIZE (--bind): no value in use refers to this macro."
 
 
 def test_binding_hidden_by_an_explicit_argument_is_reported() -> None:
     load_config([], ["Widget.size = 3"])
     assert Widget("x", size=4).size == 4
     (complaint,) = config.unused_bindings()
-    assert "the program passes size to Widget itself" in complaint
+    assert "the program passes size to Widget itself" in complaint.reason
 
 
 def test_binding_made_after_its_object_is_reported() -> None:
@@ -191,7 +204,7 @@ def test_binding_made_after_its_object_is_reported() -> None:
     Widget("x")
     gin.bind_parameter("Widget.size", 3)
     (complaint,) = config.unused_bindings()
-    assert complaint.startswith("Widget.size (code): Widget was made before this was bound")
+    assert str(complaint).startswith("Widget.size (code): Widget was made before this was bound")
 
 
 def test_scoped_binding_counts_as_used_only_in_its_scope() -> None:
