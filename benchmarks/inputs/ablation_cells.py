@@ -8,6 +8,10 @@ from benchmarks.inputs.cells import Cell
 _REACH = "EgoDenoiser.encoder_type = @ReachEncoder"
 _EGO = "EgoDenoiser.encoder_type = @EgoEncoder"
 _AUGMENTATION = "MemoryAugmentation"
+_NO_WAY_LOSS = "ReachEncoder.way_loss_weight = 0.0"
+_NO_END_LOSS = "ReachEncoder.end_loss_weight = 0.0"
+_NO_WAY_TOKENS = "ReachEncoder.way_tokens = 0"
+_UNAUGMENTED = "Experiment.augmentation_type = None"
 FULL = "the recipe"
 # Shown name: bindings that differ from the recipe.
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -15,9 +19,9 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "ego encoder": (_EGO,),
     "ego encoder, crop 39": (_EGO, "EgoEncoder.crop_size = 39"),
     "reach, costs start alike": (_REACH, "ReachEncoder.informed = False"),
-    "reach, no way loss": (_REACH, "ReachEncoder.way_loss_weight = 0.0"),
-    "reach, no end loss": (_REACH, "ReachEncoder.end_loss_weight = 0.0"),
-    "reach, no way tokens": (_REACH, "ReachEncoder.way_tokens = 0"),
+    "reach, no way loss": (_REACH, _NO_WAY_LOSS),
+    "reach, no end loss": (_REACH, _NO_END_LOSS),
+    "reach, no way tokens": (_REACH, _NO_WAY_TOKENS),
     "no setbacks": (
         f"{_AUGMENTATION}.lock_probability = 0.0",
         f"{_AUGMENTATION}.exhaust_probability = 0.0",
@@ -26,7 +30,9 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "no flips": (f"{_AUGMENTATION}.flip_probability = 0.0",),
     "no explored memories": (f"{_AUGMENTATION}.explore_probability = 0.0",),
     "no closed frontiers": (f"{_AUGMENTATION}.close_probability = 0.0",),
-    "no augmentation": ("Experiment.augmentation_type = None",),
+    "no augmentation": (_UNAUGMENTED,),
+    # What replaces each other is missed only where all of it is gone.
+    "informed costs alone": (_REACH, _NO_WAY_LOSS, _NO_END_LOSS, _NO_WAY_TOKENS, _UNAUGMENTED),
     "a quarter of the mazes": ("Experiment.train_timesteps_per_epoch = 16",),
     "half the updates": ("Experiment.epochs = 12",),
     "twice the updates": ("Experiment.epochs = 48",),
