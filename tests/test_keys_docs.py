@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from remdm import cli, config, gin_names
+from remdm import config, gin_names
+from remdm.cli.command_line import parsers
 from remdm.training.metric_names import ALIKE
 
 ROOT = Path(__file__).parent.parent
@@ -78,7 +79,7 @@ def test_every_config_file_named_in_a_table_of_keys_exists(path: Path) -> None:
 
 def known_flags() -> dict[str, set[str]]:
     """Flags of every command."""
-    _, commands = cli._parser()
+    _, commands = parsers()
 
     def of(parser: argparse.ArgumentParser) -> set[str]:
         found = {text for action in parser._actions for text in action.option_strings}

@@ -143,7 +143,8 @@ COMMANDS = {
 }
 
 
-def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of the command line, and those of its commands by name."""
     parser = argparse.ArgumentParser(
         prog="remdm",
         description="Diffusion planners that learn from an oracle.",
@@ -171,7 +172,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         ValueError: If a command or flag is unknown.
         SystemExit: If argparse has answered itself, as for `--help`.
     """
-    parser, commands = _parser()
+    parser, commands = parsers()
     words = [word for word in argv if not word.startswith("-")]
     if words and words[0] not in COMMANDS:
         raise ValueError(unknown_name_message("command", words[0], COMMANDS))

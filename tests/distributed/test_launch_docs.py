@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from remdm import cli
+from remdm.cli.command_line import parsers
 from tests.distributed.processes import HANGS_S, ROOT
 from tests.test_repo import code_blocks
 
@@ -20,7 +20,7 @@ SHELL = code_blocks(DOCUMENT, "bash")
 
 
 def options(command: str) -> set[str]:
-    _, commands = cli._parser()
+    _, commands = parsers()
     return {text for action in commands[command]._actions for text in action.option_strings}
 
 
