@@ -10,6 +10,7 @@ from remdm.gin_reading import Key
 
 # So many bindings of a class that nobody made are told one by one; more are told together.
 _APART = 2
+_MACRO = "no value in use refers to this macro."
 
 
 class Unused(NamedTuple):
@@ -20,6 +21,7 @@ class Unused(NamedTuple):
         name: `Class.argument`, with its scope; a macro's name.
         origin: `file:line`, `--bind`, or the flag that set it.
         reason: A sentence.
+        close: Where nothing used its owner: bindings that would have had an effect instead.
         unmade: Whether nothing used its owner at all.
     """
 
@@ -27,10 +29,11 @@ class Unused(NamedTuple):
     name: str
     origin: str
     reason: str
+    close: tuple[str, ...]
     unmade: bool
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.origin}): {self.reason}"
+        return f"{self.name} ({self.origin}): {self.reason}{_hint(self.close)}"
 
 
 def unused(bound: Mapping[Key, Any], origins: Mapping[Key, Sequence[str]]) -> list[Unused]:
@@ -53,16 +56,17 @@ def unused(bound: Mapping[Key, Any], origins: Mapping[Key, Sequence[str]]) -> li
         ]
         if not any(argument in call and call[argument] == value for call in calls):
             is_macro = selector == "gin.macro"
+            unmade = not is_macro and not calls
             owner = "" if is_macro else gin_config._REGISTRY.minimal_selector(selector)
             reason = (
                 "no value in use refers to this macro."
                 if is_macro
                 else _why(owner, argument, calls)
             )
-            origin = origins.get(key, ["code"])[-1]
-            unmade = not is_macro and not calls
+            close = _close(f"{owner}.{argument}") if unmade else ()
+            name, origin = gin_text.binding_name(*key), origins.get(key, ["code"])[-1]
             short = owner.rsplit(".", 1)[-1]
-            found.append(Unused(short, gin_text.binding_name(*key), origin, reason, unmade))
+            found.append(Unused(short, name, origin, reason, close, unmade))
     return sorted(found, key=str)
 
 
@@ -71,16 +75,25 @@ def _why(owner: str, argument: str, calls: list[dict[str, Any]]) -> str:
         return f"{owner} was made before this was bound, or a nearer scope overrules it."
     if calls:
         return f"the program passes {argument} to {owner} itself, which hides the binding."
+    return f"nothing in this run used {owner}."
+
+
+def _close(name: str) -> tuple[str, ...]:
+    """What is in use and takes the same argument, or else is spelt alike."""
     in_use = {
         f"{gin_config._REGISTRY.minimal_selector(called)}.{given}"
         for _, called in gin_config._OPERATIVE_CONFIG
         if called not in gin_names.GIN_BUILTINS
         for given in gin_names.bindable_arguments(gin_config._REGISTRY[called])
     }
+    argument = name.rsplit(".", 1)[-1]
     same = sorted(full for full in in_use if full.endswith(f".{argument}"))
-    close = same or gin_names.nearest(f"{owner}.{argument}", in_use)
-    hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    return f"nothing in this run used {owner}.{hint}"
+    return tuple(same or gin_names.nearest(name, in_use))
+
+
+def _hint(close: Iterable[str]) -> str:
+    names = " or ".join(dict.fromkeys(close))
+    return f" Did you mean {names}?" if names else ""
 
 
 def told(found: Iterable[Unused]) -> list[str]:
@@ -96,5 +109,8 @@ def told(found: Iterable[Unused]) -> list[str]:
             sentences += [str(one) for one in own]
             continue
         files = ", ".join(dict.fromkeys(one.origin.rsplit(":", 1)[0] for one in own))
-        sentences.append(f"{owner} ({len(own)} bindings, {files}): nothing in this run used it.")
+        hint = _hint(name for one in own for name in one.close)
+        sentences.append(
+            f"{owner} ({len(own)} bindings, {files}): nothing in this run used it.{hint}"
+        )
     return sentences

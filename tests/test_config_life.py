@@ -182,7 +182,8 @@ def test_unused_bindings_of_a_class_nobody_made_are_one_sentence(folder: Path) -
         config.check_bindings(allow=["Gadget"])
     _, *lines = str(caught.value).splitlines()
     assert lines == [
-        "  Widget (3 bindings, --bind, mine.gin): nothing in this run used it.",
+        "  Widget (3 bindings, --bind, mine.gin): nothing in this run used it."
+        " Did you mean Gadget.size or Gadget.weight?",
     ]
 
 

@@ -153,16 +153,16 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     parser.add_argument("--version", action="version", version=f"remdm {__version__}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    commands = {}
+    by_name = {}
     for name, command in COMMANDS.items():
-        commands[name] = subparsers.add_parser(
+        by_name[name] = subparsers.add_parser(
             name, help=command.help, description=command.help, allow_abbrev=False
         )
-        commands[name].add_argument(
+        by_name[name].add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
         )
-        command.add_flags(commands[name])
-    return parser, commands
+        command.add_flags(by_name[name])
+    return parser, by_name
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -172,13 +172,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         ValueError: If a command or flag is unknown.
         SystemExit: If argparse has answered itself, as for `--help`.
     """
-    parser, commands = parsers()
+    parser, by_name = parsers()
     words = [word for word in argv if not word.startswith("-")]
     if words and words[0] not in COMMANDS:
         raise ValueError(unknown_name_message("command", words[0], COMMANDS))
     args, unknown = parser.parse_known_args(argv)
     if unknown:
-        known = [text for a in commands[args.command]._actions for text in a.option_strings]
+        known = [text for a in by_name[args.command]._actions for text in a.option_strings]
         close = nearest(unknown[0].split("=")[0], known)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
         raise ValueError(
